@@ -1,4 +1,4 @@
-"""Every error the shims raise on purpose, its RPC status and the exit code it ends a container with.
+"""Every error the shims raise on purpose, its RPC status, and the exit code of its container.
 
 ``ShimError``
  ├── ``InvalidArgumentError``
