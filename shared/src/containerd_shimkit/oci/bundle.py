@@ -1,0 +1,69 @@
+"""The bundle: the directory containerd makes for a container, with its ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from containerd_shimkit.errors import BundleError
+from containerd_shimkit.oci.spec import Spec, parse_spec
+
+MAX_CONFIG_BYTES = 16 << 20  # 16 MiB; a large real one has some 100 KiB
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+CONTAINER_TYPE = "io.kubernetes.cri.container-type"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose ``config.json`` has been read and checked."""
+
+    path: Path
+    rootfs: Path
+    """Where the rootfs is or will be mounted."""
+    spec: Spec
+
+    @classmethod
+    def load(cls, path: Path | str) -> Bundle:
+        """Read the bundle at ``path``. Raises BundleError."""
+        path = Path(path)
+        spec = parse_spec(load_config(path), str(path / "config.json"))
+        return cls(path, path / spec.root.path, spec)
+
+    @property
+    def sandbox_id(self) -> str | None:
+        """The pod's id, None outside Kubernetes."""
+        return group_of(self.spec.annotations)
+
+    @property
+    def group(self) -> str | None:
+        """What the shim serves as one: the pod."""
+        return group_of(self.spec.annotations)
+
+    @property
+    def container_type(self) -> str | None:
+        """``sandbox`` for the pause container, ``container`` for the others of a pod."""
+        return self.spec.annotations.get(CONTAINER_TYPE) or None
+
+
+def load_config(path: Path) -> object:
+    """Return the decoded ``config.json`` of the bundle at ``path``. Raises BundleError."""
+    config = path / "config.json"
+    try:
+        with open(config, "rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as exc:
+        raise BundleError(f"{config}: {exc.strerror}") from exc
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise BundleError(f"{config}: larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        data: object = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise BundleError(f"{config}: not JSON: {exc}") from exc
+    return data
+
+
+def group_of(annotations: Mapping[str, str]) -> str | None:
+    """Return the pod's id from the annotations of one of its containers."""
+    return annotations.get(SANDBOX_ID) or None
