@@ -1,0 +1,219 @@
+"""Serving an ASGI app over HTTP/1.1 with uvicorn's protocol on a socket that is already bound.
+
+uvicorn's own ``Server`` wakes ten times a second and re-raises signals; a pod should sleep when
+it is idle and exit 0 when it is told to stop. So the protocol is uvicorn's and the loop around it
+is ours, driven by events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any, Final
+
+import uvicorn
+import uvicorn.lifespan.off  # named in a setting below: in a container nothing is imported late
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from containerd_shimkit.errors import ListenError
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_BACKLOG: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Limits of the server; requests beyond them are answered with the status that says so."""
+
+    max_head_bytes: int = 64 << 10
+    """Request line and headers together; beyond it 431."""
+    head_timeout_seconds: float = 30.0
+    """For a request's head to arrive on a new connection."""
+    keep_alive_seconds: float = 75.0
+    """An idle connection is closed after this (nginx's default)."""
+    drain_seconds: float = 10.0
+    """Requests in flight may take this long once the server is told to stop."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket. Raises ListenError with the address and the reason."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError as exc:
+        sock.close()
+        raise ListenError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+    return sock
+
+
+class HttpServer:
+    """One listening socket, its connections, and the way they end."""
+
+    def __init__(self, app: AsgiApp, settings: HttpSettings | None = None) -> None:
+        self.settings = settings or HttpSettings()
+        self.state = ServerState()
+        self.connection_closed = asyncio.Event()
+        self._config = uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,  # added by refresh_date
+            # uvicorn wants whole seconds, the event loop does not mind.
+            timeout_keep_alive=self.settings.keep_alive_seconds,  # type: ignore[arg-type]
+        )
+        self._config.load()
+        self._date_second = 0
+
+    async def serve(self, sock: socket.socket, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then let the requests in flight end. Closes the socket."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: LimitedProtocol(self), sock=sock)
+        try:
+            await stop.wait()
+        finally:
+            server.close()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + self.settings.drain_seconds
+        for connection in list(self.state.connections):
+            connection.shutdown()  # closes it if idle, else after the response
+        while self.state.connections or self.state.tasks:
+            self.connection_closed.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._one_ended()
+            except TimeoutError:
+                break
+        for task in list(self.state.tasks):
+            task.cancel()
+        await asyncio.gather(*self.state.tasks, return_exceptions=True)
+        for connection in list(self.state.connections):
+            connection.transport.abort()
+
+    async def _one_ended(self) -> None:
+        if self.state.tasks:
+            await asyncio.wait(self.state.tasks, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await self.connection_closed.wait()
+
+    @property
+    def config(self) -> uvicorn.Config:
+        """uvicorn's configuration, as its protocol wants it."""
+        return self._config
+
+    def refresh_date(self) -> None:
+        """Keep the Date header true without a timer: called once for each request."""
+        second = int(time.time())
+        if second != self._date_second:
+            self._date_second = second
+            date = formatdate(second, usegmt=True).encode()
+            self.state.default_headers[:] = [(b"date", date)]
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a bound on the request's head, in bytes and in time."""
+
+    def __init__(self, server: HttpServer) -> None:
+        super().__init__(server.config, server.state, {})
+        self._server = server
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(  # type: ignore[override]  # uvicorn's protocol takes full transports only
+        self, transport: asyncio.Transport
+    ) -> None:
+        super().connection_made(transport)
+        timeout = self._server.settings.head_timeout_seconds
+        self._head_timer = self.loop.call_later(timeout, self._close_silently)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+        self._server.connection_closed.set()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and self.parser is not None:
+            # The parser collects an unfinished header without any bound of its own.
+            self._head_bytes += len(data)
+            if self._head_bytes > self._server.settings.max_head_bytes:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_head_timer()
+        self._server.refresh_date()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size <= self._server.settings.max_head_bytes:
+            super().on_headers_complete()
+            return
+        app, self.app = self.app, _answer_431
+        super().on_headers_complete()
+        self.app = app
+
+    def _refuse_head(self) -> None:
+        message = b"the request's headers are too large\n"
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+            b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%b" % (len(message), message)
+        )
+        self.transport.close()
+
+    def _close_silently(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+async def respond_text(
+    send: Send, status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """Send a whole response of plain text."""
+    body = text.encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", b"%d" % len(body)),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _answer_431(_scope: Scope, _receive: Receive, send: Send) -> None:
+    closing = ((b"connection", b"close"),)
+    await respond_text(send, 431, "the request's headers are too large\n", closing)
