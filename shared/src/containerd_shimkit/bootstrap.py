@@ -1,0 +1,207 @@
+"""``start`` and ``delete``: what containerd runs around a task's life.
+
+``start`` finds the pod's shim or becomes it, and prints the address of its socket. What is
+printed depends on who asks: containerd 1.6 takes a plain address, 1.7 and later announce
+``MAX_SHIM_VERSION`` and take JSON, 2.3 sends ``BootstrapParams`` on stdin and takes
+``BootstrapResult``.
+
+``delete`` cleans up after a task whose shim may be dead: it must be right when run twice, at
+once, after a proper end, and while the pod's shim still serves other containers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from containerd_shimkit.errors import SandboxError, UnavailableError
+from containerd_shimkit.linux.cgroups import open_cgroup
+from containerd_shimkit.linux.mounts import unmount
+from containerd_shimkit.oci.bundle import Bundle
+from containerd_shimkit.proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from containerd_shimkit.proto.task_pb2 import DeleteResponse
+from containerd_shimkit.runtime import ShimKind
+from containerd_shimkit.task.record import InitRecord
+
+_SOCKET_DIRECTORY: Final = "/run/containerd/s"
+_MAX_SOCKET_PATH: Final = 106  # bytes, what containerd accepts; the kernel's limit is 107
+_MAX_PARAMS_BYTES: Final = 4 << 20
+_STDIN_SECONDS: Final = 2.0
+_KILLED: Final = 128 + signal.SIGKILL
+_DEATH_SECONDS: Final = 3.0  # containerd gives the whole `delete` 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class StartArguments:
+    """What containerd passes to ``start``."""
+
+    namespace: str
+    address: str
+    publish_binary: str
+    task_id: str
+    bundle: str
+    debug: bool
+
+
+# start
+
+
+def start_shim(kind: ShimKind, arguments: StartArguments, detach: Callable[[], None]) -> int:
+    """Print the address of the pod's shim, and become that shim if there is none yet.
+
+    Raises BundleError, UnavailableError.
+    """
+    bundle = Bundle.load(Path(arguments.bundle))
+    params = _read_params(arguments)
+    group = bundle.group or arguments.task_id
+    directory = params.socket_dir if params and params.socket_dir else _SOCKET_DIRECTORY
+    path = socket_path(arguments.address, arguments.namespace, group, directory)
+    listener = _listen(path)
+    # containerd 1.6 reconnects by this file; newer ones write their own bootstrap.json.
+    address = f"unix://{path}"
+    (bundle.path / "address").write_text(address)
+    sys.stdout.buffer.write(_bootstrap_answer(address, params))
+    sys.stdout.buffer.flush()
+    if listener is None:
+        return 0
+    detach()
+    from containerd_shimkit.shim import run_shim
+
+    return run_shim(kind, arguments, listener, path)
+
+
+def socket_path(
+    address: str, namespace: str, group: str, directory: str = _SOCKET_DIRECTORY
+) -> str:
+    """Return the path of a group's socket. Source: containerd pkg/shim ``SocketAddress``.
+
+    Raises UnavailableError if the path is longer than containerd accepts.
+    """
+    digest = hashlib.sha256(os.fsencode(Path(address, namespace, group))).hexdigest()
+    path = f"{directory}/{digest}"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise UnavailableError(f"socket path {path!r} exceeds {_MAX_SOCKET_PATH} bytes")
+    return path
+
+
+def _listen(path: str) -> socket.socket | None:
+    """Return the group's new listening socket, or None if a shim already listens there."""
+    Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for _ in range(2):
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(path)
+        except OSError:
+            listener.close()
+            if is_listening(path):
+                return None
+            Path(path).unlink(missing_ok=True)  # left by a shim that was killed
+            continue
+        Path(path).chmod(0o600)
+        listener.listen(128)
+        return listener
+    raise UnavailableError(f"cannot bind {path}: another shim takes it and gives it up again")
+
+
+def is_listening(path: str) -> bool:
+    """Whether a process accepts connections at the socket ``path``."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+def _read_params(arguments: StartArguments) -> BootstrapParams | None:
+    """Return containerd 2.3's parameters, or None: older ones send options or nothing on stdin.
+
+    The two are told apart by their contents: parameters repeat the task and its namespace.
+    """
+    try:
+        readable, _, _ = select.select([0], [], [], _STDIN_SECONDS)
+        data = _read_all(0) if readable else b""
+    except (OSError, ValueError):
+        return None
+    if not data:
+        return None
+    try:
+        params = BootstrapParams.FromString(data)
+    except Exception:  # protobuf's DecodeError has no public home in every implementation
+        return None
+    same = (params.instance_id, params.namespace) == (arguments.task_id, arguments.namespace)
+    return params if same else None
+
+
+def _read_all(descriptor: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while size < _MAX_PARAMS_BYTES and (chunk := os.read(descriptor, 64 << 10)):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)
+
+
+def _bootstrap_answer(address: str, params: BootstrapParams | None) -> bytes:
+    if params is not None:
+        return BootstrapResult(version=2, address=address, protocol="ttrpc").SerializeToString()
+    if os.environ.get("MAX_SHIM_VERSION"):
+        return json.dumps({"version": 2, "address": address, "protocol": "ttrpc"}).encode()
+    return address.encode()
+
+
+# delete
+
+
+def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) -> DeleteResponse:
+    """Kill what is left of the task, remove its cgroup, mount and socket. Idempotent."""
+    path = Path(bundle_path)
+    record = InitRecord.load(path)
+    group = task_id
+    with contextlib.suppress(Exception):  # a bundle may be half-removed: clean what can be found
+        bundle = Bundle.load(path)
+        group = bundle.group or task_id
+        if record is not None:
+            _kill_and_wait(record)
+        if bundle.spec.linux.cgroups_path:
+            cgroup = open_cgroup(bundle.spec.linux.cgroups_path, task_id)
+            cgroup.kill_all()
+            cgroup.delete()
+    with contextlib.suppress(SandboxError):
+        unmount(str(path / "rootfs"))  # an ordinary Linux container's; a guest's went with its init
+    with contextlib.suppress(UnavailableError):
+        socket_file = socket_path(address, namespace, group)
+        if not is_listening(socket_file):
+            Path(socket_file).unlink(missing_ok=True)
+    response = DeleteResponse(pid=record.pid if record else 0, exit_status=_KILLED)
+    response.exited_at.FromNanoseconds(time.time_ns())
+    return response
+
+
+def _kill_and_wait(record: InitRecord) -> None:
+    """Kill the container's init, whose death ends everything in its pid namespace."""
+    try:
+        process = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The descriptor pins the process; only then is it safe to compare who it is.
+        if record.is_alive():
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], _DEATH_SECONDS)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(process)

@@ -1,0 +1,133 @@
+"""The command line: ``start``, ``delete``, ``-info``, ``-v``, ``--help``.
+
+The flags are those of every containerd shim (containerd ``pkg/shim``): Go style, one dash or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from containerd_shimkit.bootstrap import StartArguments, delete_task, start_shim
+from containerd_shimkit.errors import ShimError
+from containerd_shimkit.proto.types_pb2 import RuntimeInfo, RuntimeVersion
+from containerd_shimkit.runtime import ShimKind
+from containerd_shimkit.zygote import release_standard_streams
+
+_EXIT_USAGE = 64  # EX_USAGE
+_EXIT_FAILED = 1  # what containerd's own shims exit with; the reason is on stderr
+
+Detach = Callable[[], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def _parser(kind: ShimKind) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=kind.binary,
+        allow_abbrev=False,
+        description=f"containerd shim that runs {kind.name} apps ({kind.runtime}). "
+        "containerd executes it; copy it to a directory on containerd's PATH.",
+    )
+    text = {"default": "", "metavar": "TEXT"}
+    parser.add_argument("-namespace", "--namespace", help="containerd namespace", **text)  # type: ignore[arg-type]
+    parser.add_argument("-address", "--address", help="containerd's gRPC socket", **text)  # type: ignore[arg-type]
+    parser.add_argument(
+        "-publish-binary",
+        "--publish-binary",
+        help="program that publishes events where containerd has no ttrpc socket",
+        **text,  # type: ignore[arg-type]
+    )
+    parser.add_argument("-id", "--id", help="id of the task", **text)  # type: ignore[arg-type]
+    parser.add_argument("-bundle", "--bundle", help="bundle directory, for delete", **text)  # type: ignore[arg-type]
+    parser.add_argument("-socket", "--socket", help="ignored; older containerds pass it", **text)  # type: ignore[arg-type]
+    parser.add_argument("-debug", "--debug", action="store_true", help="log more")
+    parser.add_argument("-v", "--version", action="store_true", help="print the version and exit")
+    parser.add_argument("-info", "--info", action="store_true", help="print RuntimeInfo (protobuf)")
+    parser.add_argument("command", nargs="?", choices=("start", "delete"), help="what to do")
+    return parser
+
+
+def run(
+    kind: ShimKind, build_id: str | None, arguments: list[str], detach: Detach | None = None
+) -> int:
+    """Run one command and return its exit code.
+
+    detach: what lets the caller of ``start`` go on while this process becomes the shim; by
+    default the process forks and its parent exits.
+    """
+    try:
+        options = _parser(kind).parse_args(arguments)
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else _EXIT_USAGE
+    if options.version:
+        sys.stdout.write(version_text(kind, build_id))
+        return 0
+    if options.info:
+        sys.stdout.buffer.write(runtime_info(kind, build_id).SerializeToString())
+        return 0
+    if options.command is None:
+        sys.stderr.write(
+            f"{kind.binary} is executed by containerd; see --help and the README to install it\n"
+        )
+        return _EXIT_USAGE
+    missing = [name for name in ("namespace", "id") if not getattr(options, name)]
+    if missing:
+        sys.stderr.write(f"{kind.binary}: {options.command} needs -{' and -'.join(missing)}\n")
+        return _EXIT_USAGE
+    try:
+        return _run_command(kind, options, detach or _fork_into_background)
+    except (ShimError, OSError) as exc:
+        sys.stderr.write(f"{kind.binary}: {exc}\n")
+        return _EXIT_FAILED
+
+
+def _run_command(kind: ShimKind, options: argparse.Namespace, detach: Detach) -> int:
+    if options.command == "delete":
+        bundle = options.bundle or os.getcwd()
+        response = delete_task(options.address, options.namespace, options.id, bundle)
+        sys.stdout.buffer.write(response.SerializeToString())
+        return 0
+    start = StartArguments(
+        namespace=options.namespace,
+        address=options.address,
+        publish_binary=options.publish_binary,
+        task_id=options.id,
+        bundle=os.getcwd(),
+        debug=options.debug,
+    )
+    return start_shim(kind, start, detach)
+
+
+def _fork_into_background() -> None:
+    sys.stdout.flush()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    release_standard_streams()
+
+
+def version_text(kind: ShimKind, build_id: str | None) -> str:
+    """Return what ``-v`` prints, in the form of the other containerd wasm shims."""
+    from containerd_shimkit.wasm.engine import WASMTIME_VERSION
+
+    return (
+        f"{kind.binary}:\n"
+        f"  Runtime: {kind.runtime}\n"
+        f"  Version: {kind.version}\n"
+        f"  Wasmtime: {WASMTIME_VERSION}\n"
+        f"  Revision: {build_id or 'source checkout'}\n"
+        "\n"
+    )
+
+
+def runtime_info(kind: ShimKind, build_id: str | None) -> RuntimeInfo:
+    """Return what ``-info`` prints (containerd 2.x asks for it)."""
+    version = RuntimeVersion(version=kind.version, revision=build_id or "")
+    return RuntimeInfo(name=kind.runtime, version=version)

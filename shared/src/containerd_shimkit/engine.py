@@ -1,0 +1,51 @@
+"""What the kit asks of an engine, and what an engine gets to know of its container.
+
+An engine runs in the container's init, after isolation: the image is at ``/``, the process has
+the container's user, and nothing can be imported any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from containerd_shimkit.output import OutputWriter
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeContext:
+    """The container, as far as an engine needs to know it."""
+
+    task_id: str
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    hostname: str
+    memory_limit_bytes: int | None
+    """The cgroup's limit; None is unlimited."""
+    compile: Callable[[int, str], int]
+    """Descriptor of a ``.wasm`` file, its name for messages -> descriptor of its compiled form."""
+    stdout: OutputWriter
+    """The container's standard output; never blocks."""
+    stderr: OutputWriter
+
+
+class Engine(Protocol):
+    """Runs the apps of one kind. Made anew for each container."""
+
+    def can_handle(self, context: RuntimeContext) -> bool:
+        """Whether this is a container for the engine, and not an ordinary Linux one."""
+
+    def prepare(self, context: RuntimeContext) -> Any:
+        """Find, check and compile the app; return it for ``serve``.
+
+        Raises ShimError with a message that names file, field, value and rule.
+        """
+
+    async def serve(self, app: Any, ready: Callable[[], None], stop: asyncio.Event) -> int:
+        """Run the app until it ends or ``stop`` is set, then end what is in flight.
+
+        Call ``ready`` once the app can be reached: ``Start`` returns then. Returns the exit code.
+        Raises ShimError if the app cannot be started.
+        """

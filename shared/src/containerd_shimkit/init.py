@@ -1,0 +1,109 @@
+"""The last part of a container's first process: prepare the app, wait for Start, serve.
+
+Everything here runs isolated, as the container's user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import uvloop
+
+from containerd_shimkit.engine import Engine, RuntimeContext
+from containerd_shimkit.errors import ExitCode, ShimError
+from containerd_shimkit.linux.syscalls import set_pdeathsig
+from containerd_shimkit.output import OutputHandler, OutputWriter
+from containerd_shimkit.wasm.compiler import request_compiled
+
+if TYPE_CHECKING:
+    from containerd_shimkit.sandbox import Control, SandboxRequest
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+"""Each stops the app: requests in flight may end. A second one ends the process at once."""
+
+log = logging.getLogger(__name__)
+
+
+def run(request: SandboxRequest, control: Control, engine: Engine, compiler: socket.socket) -> int:
+    """Return the container's exit code."""
+    stdout, stderr = OutputWriter(1), OutputWriter(2)
+    _log_to(stderr)
+    os.environ.clear()  # it was containerd's
+    context = _context(request, compiler, stdout, stderr)
+    app: Any = None
+    failure: ShimError | None = None
+    try:
+        app = engine.prepare(context)
+    except ShimError as exc:
+        failure = exc  # Create succeeds; Start fails with the reason, and Wait has the exit code
+    compiler.close()
+    control.report("prepared")
+    if not control.wait_for_start():
+        return ExitCode.INTERNAL
+    # The stage, our first parent, has ended: from here on the shim is the parent.
+    set_pdeathsig(signal.SIGKILL)
+    if failure is not None:
+        return _fail(control, stderr, failure)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(control, engine, app, stderr))
+
+
+def _log_to(stderr: OutputWriter) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [OutputHandler(stderr)]
+    root.setLevel(logging.INFO)
+
+
+def _context(
+    request: SandboxRequest, compiler: socket.socket, stdout: OutputWriter, stderr: OutputWriter
+) -> RuntimeContext:
+    spec = request.bundle.spec
+    memory = (spec.linux.resources.get("memory") or {}).get("limit")
+    return RuntimeContext(
+        task_id=request.task_id,
+        args=tuple(spec.process.args),
+        env=spec.process.environment,
+        hostname=spec.hostname or "",
+        memory_limit_bytes=memory if memory and memory > 0 else None,
+        compile=lambda wasm, name: request_compiled(compiler, wasm, name),
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+async def _serve(control: Control, engine: Engine, app: Any, stderr: OutputWriter) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def handle_stop() -> None:
+        if stop.is_set():
+            os._exit(ExitCode.OK)
+        stop.set()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, handle_stop)
+    control.connection.setblocking(False)
+    loop.add_reader(control.connection.fileno(), _end_without_shim, control, stop)
+    try:
+        return await engine.serve(app, lambda: control.report("ready"), stop)
+    except ShimError as exc:
+        return _fail(control, stderr, exc)
+    except Exception as exc:
+        log.exception("the engine failed")
+        return _fail(control, stderr, exc)
+
+
+def _end_without_shim(control: Control, stop: asyncio.Event) -> None:
+    """The shim says nothing after Start; that its end is readable means that it is gone."""
+    asyncio.get_running_loop().remove_reader(control.connection.fileno())
+    stop.set()
+
+
+def _fail(control: Control, stderr: OutputWriter, exc: Exception) -> int:
+    stderr.write(f"{exc}\n".encode(errors="replace"))
+    return control.report_failure(exc)

@@ -1,0 +1,59 @@
+"""The cgroup of a container, on whichever version this host has.
+
+The files are written here directly (the driver named cgroupfs). The path of the systemd driver is
+understood and gives the directory systemd would make.
+"""
+
+from __future__ import annotations
+
+from containerd_shimkit.linux import constants as k
+from containerd_shimkit.linux.cgroups_base import (
+    ROOT,
+    Cgroup,
+    CgroupStats,
+    CpuStats,
+    IoStats,
+    MemoryCounter,
+    Resources,
+    join,
+    plain_path,
+)
+from containerd_shimkit.linux.cgroups_v1 import CgroupV1
+from containerd_shimkit.linux.cgroups_v2 import CgroupV2
+from containerd_shimkit.linux.syscalls import filesystem_type, step
+
+__all__ = [
+    "Cgroup",
+    "CgroupStats",
+    "CpuStats",
+    "IoStats",
+    "MemoryCounter",
+    "Resources",
+    "cgroup_version",
+    "join",
+    "open_cgroup",
+]
+
+
+def cgroup_version(root: str = ROOT) -> int:
+    """Return 2 for a unified host, 1 for a legacy or hybrid one, whose limits are version 1's."""
+    with step(f'find the cgroup version of "{root}"'):
+        return 2 if filesystem_type(root) == k.CGROUP2_SUPER_MAGIC else 1
+
+
+def open_cgroup(
+    cgroups_path: str,
+    task_id: str,
+    *,
+    root: str = ROOT,
+    version: int | None = None,
+    proc_cgroup: str = "/proc/self/cgroup",
+) -> Cgroup:
+    """Return the cgroup of ``linux.cgroupsPath``, which need not exist yet.
+
+    Raises BundleError for a path that leads elsewhere.
+    """
+    path = plain_path(cgroups_path, task_id)
+    if (version or cgroup_version(root)) == 2:
+        return CgroupV2.open(path, root, proc_cgroup)
+    return CgroupV1.open(path, root, proc_cgroup)

@@ -1,0 +1,146 @@
+"""Kernel numbers, grouped by the header that defines them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# linux/sched.h
+CLONE_NEWTIME: Final = 0x00000080
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+# linux/mount.h: mount(2)
+MS_RDONLY: Final = 1 << 0
+MS_NOSUID: Final = 1 << 1
+MS_NODEV: Final = 1 << 2
+MS_NOEXEC: Final = 1 << 3
+MS_SYNCHRONOUS: Final = 1 << 4
+MS_REMOUNT: Final = 1 << 5
+MS_MANDLOCK: Final = 1 << 6
+MS_DIRSYNC: Final = 1 << 7
+MS_NOSYMFOLLOW: Final = 1 << 8
+MS_NOATIME: Final = 1 << 10
+MS_NODIRATIME: Final = 1 << 11
+MS_BIND: Final = 1 << 12
+MS_MOVE: Final = 1 << 13
+MS_REC: Final = 1 << 14
+MS_SILENT: Final = 1 << 15
+MS_UNBINDABLE: Final = 1 << 17
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
+MS_RELATIME: Final = 1 << 21
+MS_STRICTATIME: Final = 1 << 24
+MS_LAZYTIME: Final = 1 << 25
+
+# linux/mount.h: mount_setattr(2)
+MOUNT_ATTR_RDONLY: Final = 0x00000001
+MOUNT_ATTR_NOSUID: Final = 0x00000002
+MOUNT_ATTR_NODEV: Final = 0x00000004
+MOUNT_ATTR_NOEXEC: Final = 0x00000008
+MOUNT_ATTR_ATIME: Final = 0x00000070  # a field of three bits, not a flag
+MOUNT_ATTR_RELATIME: Final = 0x00000000
+MOUNT_ATTR_NOATIME: Final = 0x00000010
+MOUNT_ATTR_STRICTATIME: Final = 0x00000020
+MOUNT_ATTR_NODIRATIME: Final = 0x00000080
+MOUNT_ATTR_NOSYMFOLLOW: Final = 0x00200000
+
+# linux/fs.h, sys/mount.h: umount2(2)
+MNT_FORCE: Final = 1
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+
+# linux/fcntl.h
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+
+# linux/openat2.h
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+
+# asm-generic/unistd.h: calls that glibc 2.36 has no function for
+SYS_OPENAT2: Final = 437
+
+# linux/magic.h: statfs(2)
+PROC_SUPER_MAGIC: Final = 0x9FA0
+SYSFS_MAGIC: Final = 0x62656572
+TMPFS_MAGIC: Final = 0x01021994
+CGROUP_SUPER_MAGIC: Final = 0x27E0EB
+CGROUP2_SUPER_MAGIC: Final = 0x63677270
+
+# linux/prctl.h
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
+PR_SET_NAME: Final = 15
+PR_CAPBSET_READ: Final = 23
+PR_CAPBSET_DROP: Final = 24
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_RAISE: Final = 2
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+# linux/close_range.h
+CLOSE_RANGE_UNSHARE: Final = 1 << 1
+CLOSE_RANGE_CLOEXEC: Final = 1 << 2
+
+# linux/capability.h
+LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
+CAPABILITIES: Final = (  # the index is the number
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+)
+
+# net/if.h, linux/sockios.h
+IFF_UP: Final = 0x1
+SIOCGIFFLAGS: Final = 0x8913
+SIOCSIFFLAGS: Final = 0x8914

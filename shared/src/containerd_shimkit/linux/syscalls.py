@@ -1,0 +1,241 @@
+"""System calls that Python has no function for, one thin wrapper each.
+
+A failure is a plain ``OSError(errno, strerror, path)`` with the name of the call as a note;
+``step`` turns it into a ``SandboxError`` where it is known what was attempted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from types import TracebackType
+
+from containerd_shimkit.errors import SandboxError
+from containerd_shimkit.linux import constants as k
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OpenHow(ctypes.Structure):
+    """``struct open_how``, linux/openat2.h."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class MountAttr(ctypes.Structure):
+    """``struct mount_attr``, linux/mount.h."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class CapHeader(ctypes.Structure):
+    """``struct __user_cap_header_struct``, linux/capability.h."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class CapData(ctypes.Structure):
+    """``struct __user_cap_data_struct``; version 3 has two, for the low and the high 32 bits."""
+
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+_long, _str, _ptr = ctypes.c_ulong, ctypes.c_char_p, ctypes.c_void_p
+_libc.mount.argtypes = (_str, _str, _str, _long, _str)
+_libc.umount2.argtypes = (_str, ctypes.c_int)
+_libc.prctl.argtypes = (ctypes.c_int, _long, _long, _long, _long)
+_libc.sethostname.argtypes = _libc.setdomainname.argtypes = (_str, ctypes.c_size_t)
+_libc.syscall.restype = ctypes.c_long
+# fsid and later fields differ between architectures; f_type is the first word on all of ours.
+_Statfs = ctypes.c_long * 32
+
+
+def _oserror(call: str, path: str | None = None) -> OSError:
+    number = ctypes.get_errno()
+    exc = OSError(number, os.strerror(number), path)
+    exc.add_note(f"{call}()")
+    return exc
+
+
+class step:  # noqa: N801, RUF100 - reads as a statement: with step('mount "/proc"')
+    """Name what is attempted: an ``OSError`` inside leaves as a ``SandboxError`` of this name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, OSError):
+            raise SandboxError(self.name, reason(exc)) from exc
+
+
+def reason(exc: OSError) -> str:
+    """Return ``mount(): Operation not permitted: "/path"`` for an error of this module."""
+    call = "".join(f"{note}: " for note in getattr(exc, "__notes__", ()))
+    where = f': "{exc.filename}"' if exc.filename else ""
+    return f"{call}{exc.strerror or exc}{where}"
+
+
+def unshare(flags: int) -> None:
+    if _libc.unshare(flags) < 0:
+        raise _oserror("unshare")
+
+
+def setns(fd: int, nstype: int = 0) -> None:
+    if _libc.setns(fd, nstype) < 0:
+        raise _oserror("setns")
+
+
+def mount(
+    source: str | None, target: str, fstype: str | None = None, flags: int = 0, data: str = ""
+) -> None:
+    src = os.fsencode(source) if source is not None else None
+    kind = fstype.encode() if fstype is not None else None
+    if _libc.mount(src, os.fsencode(target), kind, flags, os.fsencode(data) or None) < 0:
+        raise _oserror("mount", target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    if _libc.umount2(os.fsencode(target), flags) < 0:
+        raise _oserror("umount2", target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    if _libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)) < 0:
+        raise _oserror("pivot_root", new_root)
+
+
+def sethostname(name: str) -> None:
+    raw = name.encode()
+    if _libc.sethostname(raw, len(raw)) < 0:
+        raise _oserror("sethostname")
+
+
+def setdomainname(name: str) -> None:
+    raw = name.encode()
+    if _libc.setdomainname(raw, len(raw)) < 0:
+        raise _oserror("setdomainname")
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    result: int = _libc.prctl(option, arg2, arg3, arg4, arg5)
+    if result < 0:
+        raise _oserror("prctl")
+    return result
+
+
+def set_no_new_privs() -> None:
+    prctl(k.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_pdeathsig(signal: int) -> None:
+    """Have ``signal`` sent when the parent thread ends; the caller checks getppid() after."""
+    prctl(k.PR_SET_PDEATHSIG, signal)
+
+
+def set_child_subreaper(enable: bool = True) -> None:
+    prctl(k.PR_SET_CHILD_SUBREAPER, int(enable))
+
+
+def set_keepcaps(enable: bool) -> None:
+    prctl(k.PR_SET_KEEPCAPS, int(enable))
+
+
+def set_dumpable(enable: bool) -> None:
+    prctl(k.PR_SET_DUMPABLE, int(enable))
+
+
+def capbset_drop(capability: int) -> None:
+    prctl(k.PR_CAPBSET_DROP, capability)
+
+
+def cap_ambient_raise(capability: int) -> None:
+    prctl(k.PR_CAP_AMBIENT, k.PR_CAP_AMBIENT_RAISE, capability)
+
+
+def cap_ambient_clear_all() -> None:
+    prctl(k.PR_CAP_AMBIENT, k.PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def capget() -> tuple[int, int, int]:
+    """Return this thread's effective, permitted and inheritable sets as bit masks."""
+    header, data = CapHeader(k.LINUX_CAPABILITY_VERSION_3, 0), (CapData * 2)()
+    if _libc.capget(ctypes.byref(header), data) < 0:
+        raise _oserror("capget")
+    low, high = data
+    return (
+        low.effective | high.effective << 32,
+        low.permitted | high.permitted << 32,
+        low.inheritable | high.inheritable << 32,
+    )
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    header, sets = CapHeader(k.LINUX_CAPABILITY_VERSION_3, 0), (effective, permitted, inheritable)
+    data = (CapData * 2)(
+        CapData(*(mask & 0xFFFFFFFF for mask in sets)), CapData(*(mask >> 32 for mask in sets))
+    )
+    if _libc.capset(ctypes.byref(header), data) < 0:
+        raise _oserror("capset")
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
+    if _libc.close_range(ctypes.c_uint(first), ctypes.c_uint(last), flags) < 0:
+        raise _oserror("close_range")
+
+
+def openat2(dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
+    """Return a descriptor, always close-on-exec. ENOSYS before Linux 5.6."""
+    how, raw = OpenHow(flags | os.O_CLOEXEC, mode, resolve), os.fsencode(path)
+    for _ in range(32):
+        fd: int = _libc.syscall(
+            k.SYS_OPENAT2, dir_fd, raw, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+        )
+        if fd >= 0:
+            return fd
+        # A rename anywhere on the machine may be the reason: the kernel asks to try again.
+        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+            break
+    raise _oserror("openat2", path)
+
+
+def mount_setattr(fd: int, attr_set: int, attr_clr: int = 0, *, recursive: bool = False) -> None:
+    """Change the flags of the mount that ``fd`` is in. ENOSYS before Linux 5.12."""
+    attr = MountAttr(attr_set, attr_clr, 0, 0)
+    flags = k.AT_EMPTY_PATH | (k.AT_RECURSIVE if recursive else 0)
+    try:
+        function = _libc.mount_setattr
+    except AttributeError:  # a C library older than the call
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if function(fd, b"", flags, ctypes.byref(attr), ctypes.c_size_t(ctypes.sizeof(attr))) < 0:
+        raise _oserror("mount_setattr")
+
+
+def filesystem_type(target: int | str) -> int:
+    """Return ``f_type`` of statfs(2), a number of linux/magic.h."""
+    buffer = _Statfs()
+    if isinstance(target, int):
+        if _libc.fstatfs(target, buffer) < 0:
+            raise _oserror("fstatfs")
+    elif _libc.statfs(os.fsencode(target), buffer) < 0:
+        raise _oserror("statfs", target)
+    return buffer[0]

@@ -1,0 +1,46 @@
+"""What kind of shim this is, and where on the node it keeps things.
+
+Imports nothing but ``os``: this is part of what containerd waits for at every ``start``.
+"""
+
+from __future__ import annotations
+
+import os
+
+DEFAULT_STATE = "/var/lib/containerd-wasm-shims"
+DEFAULT_RUN = "/run/containerd-wasm-shims"
+
+
+class ShimKind:
+    """One of the shims, as the kit knows it."""
+
+    def __init__(self, name: str, engine: str, version: str) -> None:
+        """name: ``spin``; engine: ``package.module:Class``, imported when it is needed."""
+        self.name = name
+        self.engine = engine
+        self.version = version
+
+    @property
+    def binary(self) -> str:
+        """The executable containerd looks for."""
+        return f"containerd-shim-{self.name}-v1"
+
+    @property
+    def runtime(self) -> str:
+        """The runtime type in containerd's configuration."""
+        return f"io.containerd.{self.name}.v1"
+
+
+def state_directory() -> str:
+    """Return where a binary unpacks itself; survives a reboot."""
+    return os.environ.get("CONTAINERD_WASM_SHIMS_ROOT") or DEFAULT_STATE
+
+
+def cache_directory() -> str:
+    """Return where compiled modules are kept."""
+    return os.environ.get("CONTAINERD_WASM_SHIMS_CACHE") or f"{state_directory()}/cache"
+
+
+def run_directory() -> str:
+    """Return where the zygote's socket is; need not survive a reboot."""
+    return os.environ.get("CONTAINERD_WASM_SHIMS_RUN") or DEFAULT_RUN

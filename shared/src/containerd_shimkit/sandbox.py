@@ -1,0 +1,270 @@
+"""Isolating one container: the stage and the init, in the order of their steps.
+
+The shim forks the **stage**, which stays in the host's mount namespace:
+
+1. opens the container's standard streams, makes its cgroup, opens its namespaces;
+2. enters them, forks the init, reports its pid;
+3. compiles what the init asks for, until the init has all it needs; ends.
+
+The **init**, process 1 of the container:
+
+1. joins the cgroup, makes its mount namespace, mounts rootfs and volumes, changes into them;
+2. gives up what the container may not have: devices, capabilities, its user;
+3. only now reads the image: the engine prepares the app;
+4. waits for Start, then serves.
+
+Both report to the shim over one socket pair, a JSON object a packet: ``pid``, ``created``,
+``prepared``, ``ready``, or ``failed``. Either end being closed means that the other is gone.
+Neither process ever returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from setproctitle import setproctitle
+
+from containerd_shimkit import init
+from containerd_shimkit.errors import ExitCode, SandboxError, ShimError
+from containerd_shimkit.linux import capabilities, process
+from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
+from containerd_shimkit.linux.constants import CLONE_NEWPID
+from containerd_shimkit.linux.mounts import RootfsMount, mount_rootfs
+from containerd_shimkit.linux.namespaces import NamespacePlan
+from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propagation
+from containerd_shimkit.linux.syscalls import (
+    close_range,
+    set_no_new_privs,
+    set_pdeathsig,
+    setns,
+    step,
+)
+from containerd_shimkit.oci.bundle import Bundle
+from containerd_shimkit.runtime import ShimKind, cache_directory
+from containerd_shimkit.stdio import Stdio, StdioNames
+from containerd_shimkit.wasm.cache import CompiledModuleCache
+from containerd_shimkit.wasm.compiler import serve_compiler
+
+_FIRST_FREE: Final = 3  # after the standard streams
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """Everything about a container that its first process has to know."""
+
+    kind: ShimKind
+    namespace: str
+    task_id: str
+    bundle: Bundle
+    rootfs: Sequence[RootfsMount]
+    stdio: StdioNames
+
+
+class Control:
+    """The sandbox's end of the socket pair to the shim."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+
+    def report(self, event: str, **fields: Any) -> None:
+        """Tell the shim; a shim that is gone is noticed elsewhere."""
+        with contextlib.suppress(OSError):
+            self.connection.send(json.dumps({"event": event, **fields}).encode())
+
+    def report_failure(self, exc: BaseException) -> int:
+        """Tell the shim why this process ends; return its exit code."""
+        code, status = ExitCode.INTERNAL, ShimError.status
+        if isinstance(exc, ShimError):
+            code, status = exc.exit_code, exc.status
+        message = str(exc) or repr(exc)
+        self.report("failed", message=message[:8192], exit_code=code, status=status)
+        return code
+
+    def wait_for_start(self) -> bool:
+        """Return True when the shim says start, False when it is gone."""
+        with contextlib.suppress(OSError):
+            return self.connection.recv(64) == b"start"
+        return False
+
+
+def fork_stage(request: SandboxRequest, shim_end: socket.socket, our_end: socket.socket) -> int:
+    """Fork the stage and return its pid. The caller closes ``our_end`` afterwards."""
+    pid = os.fork()
+    if pid == 0:
+        _run_and_exit(lambda control: _stage(request, control), our_end)
+    return pid
+
+
+def _run_and_exit(body: Any, connection: socket.socket) -> NoReturn:
+    """Run ``body`` in a forked child and leave by ``_exit``, whatever happens."""
+    code: int = ExitCode.INTERNAL
+    try:
+        # Objects of the parent must not be finalised here: descriptors they own get new owners.
+        gc.freeze()
+        control = Control(connection)
+        try:
+            code = body(control)
+        except BaseException as exc:
+            code = control.report_failure(exc)
+    finally:
+        os._exit(code)
+
+
+def _reset_signals() -> None:
+    """Undo what the shim's event loop set up."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _close_all_but(*keep: int) -> None:
+    """Close every descriptor from 3 up that is not in ``keep``."""
+    low = _FIRST_FREE
+    for descriptor in sorted(keep):
+        if descriptor > low:
+            close_range(low, descriptor - 1)
+        low = descriptor + 1
+    close_range(low)
+
+
+# The stage
+
+
+def _stage(request: SandboxRequest, control: Control) -> int:
+    _reset_signals()
+    _close_all_but(control.connection.fileno())
+    set_pdeathsig(signal.SIGKILL)  # the shim is gone: nobody would start this container
+    os.setsid()
+    stdio = Stdio(request.stdio, namespace=request.namespace, task_id=request.task_id)
+    for number, descriptor in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
+        os.dup2(descriptor, number)
+    stdio.close()
+
+    spec = request.bundle.spec
+    plan = NamespacePlan.open(spec.linux.namespaces)
+    warnings: list[str] = []
+    cgroup = _make_cgroup(request, warnings)
+    try:
+        own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        plan.enter_stage(spec.linux.uid_mappings, spec.linux.gid_mappings)
+        compiler_end, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            compiler_end.close()
+            os.close(own_pids)
+            _run_and_exit(
+                lambda control: _init(request, control, plan, cgroup, init_end, warnings),
+                control.connection,
+            )
+    except BaseException:
+        if cgroup is not None:
+            cgroup.delete()
+        raise
+    init_end.close()
+    control.report("pid", pid=pid)
+    control.connection.close()
+    plan.close()
+    # Only the init lives in the container's pid namespace; a compiler's process does not.
+    setns(own_pids, CLONE_NEWPID)
+    serve_compiler(compiler_end, CompiledModuleCache(Path(cache_directory())))
+    return 0
+
+
+def _make_cgroup(request: SandboxRequest, warnings: list[str]) -> Cgroup | None:
+    linux = request.bundle.spec.linux
+    if not linux.cgroups_path:
+        return None
+    cgroup = open_cgroup(linux.cgroups_path, request.task_id)
+    try:
+        cgroup.create()
+        warnings += cgroup.apply(linux.resources)
+    except BaseException:
+        cgroup.delete()
+        raise
+    return cgroup
+
+
+# The init
+
+
+def _init(
+    request: SandboxRequest,
+    control: Control,
+    plan: NamespacePlan,
+    cgroup: Cgroup | None,
+    compiler: socket.socket,
+    warnings: list[str],
+) -> int:
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    os.setsid()
+    setproctitle(
+        f"{request.kind.binary} engine -namespace {request.namespace} -id {request.task_id}"
+    )
+    warnings = warnings + _isolate(request, plan, cgroup)
+    control.report("created", warnings=warnings)
+    engine = _load_engine(request.kind)
+    return init.run(request, control, engine, compiler)
+
+
+def _leave(number: int, _frame: Any) -> None:
+    """Before Start, a signal that asks for an end gets it at once."""
+    os._exit(128 + number)
+
+
+def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None) -> list[str]:
+    """Take every step that makes this process a container; return what had to be left out."""
+    spec = request.bundle.spec
+    linux, user = spec.linux, spec.process.user
+    warnings: list[str] = []
+    sets, left_out = capabilities.plan_sets(spec.process.capabilities)
+    warnings += left_out
+    if spec.process.oom_score_adj is not None:
+        warnings += process.set_oom_score_adj(spec.process.oom_score_adj)
+    if cgroup is not None:
+        join(cgroup.procs_fds())
+    plan.enter_init()
+
+    path = str(request.bundle.rootfs)
+    isolate_propagation(path, linux.rootfs_propagation)
+    mount_rootfs(request.rootfs, path)
+    rootfs = Rootfs(path)
+    cgroup_mounts = cgroup.mounts() if cgroup is not None else None
+    rootfs.mount_all(spec.mounts, str(request.bundle.path), cgroup_mounts)
+    if has_own_dev(spec.mounts):  # else it is the host's, and has what it has
+        rootfs.create_devices(linux.devices)
+    process.apply_sysctls(linux.sysctl, plan.types)
+    rootfs.make_readonly(linux.readonly_paths)
+    rootfs.mask(linux.masked_paths)
+    if "uts" in plan.types:
+        process.apply_names(spec.hostname, spec.domainname)
+    plan.close()
+    rootfs.pivot(readonly=spec.root.readonly, propagation=linux.rootfs_propagation)
+
+    warnings += process.apply_rlimits(spec.process.rlimits)
+    capabilities.limit_bounding(sets)
+    process.apply_user(user.uid, user.gid, user.additional_gids, user.umask)
+    capabilities.apply_sets(sets)
+    if spec.process.no_new_privileges:
+        set_no_new_privs()
+    with step(f'change to directory "{spec.process.cwd}"'):
+        os.chdir(spec.process.cwd)
+    return warnings
+
+
+def _load_engine(kind: ShimKind) -> Any:
+    module, _, name = kind.engine.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except ImportError as exc:
+        raise SandboxError(f"load the {kind.name} engine", str(exc)) from exc

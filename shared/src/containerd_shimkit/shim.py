@@ -1,0 +1,125 @@
+"""The shim: one process for a pod, which answers containerd and owns the pod's containers.
+
+Single-threaded; it never runs guest code and never waits for anything but events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from setproctitle import setproctitle
+
+from containerd_shimkit import log as shim_log
+from containerd_shimkit.errors import status_of
+from containerd_shimkit.events import ContainerdPublisher, Publisher
+from containerd_shimkit.linux.syscalls import set_child_subreaper
+from containerd_shimkit.proto import task_pb2 as api
+from containerd_shimkit.reaper import Reaper
+from containerd_shimkit.rpc.server import Method, Server
+from containerd_shimkit.runtime import ShimKind
+from containerd_shimkit.sandbox import SandboxRequest
+from containerd_shimkit.task.container import Container
+from containerd_shimkit.task.service import SERVICES, TaskService
+
+if TYPE_CHECKING:
+    from containerd_shimkit.bootstrap import StartArguments
+
+UNUSED_SECONDS: Final = 120.0
+"""A shim that never gets a container ends by itself: containerd died between start and Create."""
+
+log = logging.getLogger(__name__)
+
+
+def run_shim(kind: ShimKind, arguments: StartArguments, listener: socket.socket, path: str) -> int:
+    """Serve on ``listener`` until containerd shuts the shim down; remove its socket at the end."""
+    level = logging.DEBUG if arguments.debug else logging.INFO
+    shim_log.configure(level, Path(arguments.bundle) / "log", runtime=kind.runtime)
+    _import_engine_early(kind)
+    setproctitle(
+        f"{kind.binary} -namespace {arguments.namespace} -id {arguments.task_id} "
+        f"-address {arguments.address}"
+    )
+    os.chdir("/")
+    set_child_subreaper(True)
+    # Everything alive now is in every fork: the collector need not visit, and so copy, it.
+    gc.collect()
+    gc.freeze()
+    try:
+        asyncio.run(_serve(kind, arguments, listener))
+    finally:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
+    return 0
+
+
+def _import_engine_early(kind: ShimKind) -> None:
+    """Import what the containers run; forks of the zygote have it already."""
+    import importlib
+
+    importlib.import_module(kind.engine.split(":")[0])
+
+
+async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _ignore_signal, number)
+    reaper = Reaper()
+    publisher = _publisher(arguments)
+
+    def new_container(request: SandboxRequest) -> Container:
+        return Container(request, reaper)
+
+    service = TaskService(kind, arguments.namespace, publisher, new_container, done.set)
+    server = Server({name: task_methods(service) for name in SERVICES}, status_of=status_of)
+    await server.start(listener)
+    unused = loop.call_later(UNUSED_SECONDS, lambda: None if service.was_used else done.set())
+    await done.wait()
+    unused.cancel()
+    await server.close()
+    await publisher.close()
+
+
+def _ignore_signal(number: int) -> None:
+    log.info("signal %d ignored: a shim ends when containerd shuts it down", number)
+
+
+def _publisher(arguments: StartArguments) -> Publisher:
+    return ContainerdPublisher(
+        arguments.namespace,
+        os.environ.get("TTRPC_ADDRESS"),
+        arguments.publish_binary,
+        arguments.address,
+        log,
+    )
+
+
+def task_methods(service: TaskService) -> dict[str, Method]:
+    """Return the RPCs of the Task service by name, versions 2 and 3 alike."""
+    return {
+        "Create": Method(api.CreateTaskRequest, service.create),
+        "Start": Method(api.StartRequest, service.start),
+        "Wait": Method(api.WaitRequest, service.wait, cancellable=True),
+        "Kill": Method(api.KillRequest, service.kill),
+        "Delete": Method(api.DeleteRequest, service.delete),
+        "State": Method(api.StateRequest, service.state, cancellable=True),
+        "Pids": Method(api.PidsRequest, service.pids, cancellable=True),
+        "Stats": Method(api.StatsRequest, service.stats, cancellable=True),
+        "Connect": Method(api.ConnectRequest, service.connect, cancellable=True),
+        "Pause": Method(api.PauseRequest, service.pause),
+        "Resume": Method(api.ResumeRequest, service.resume),
+        "Update": Method(api.UpdateTaskRequest, service.update),
+        "CloseIO": Method(api.CloseIORequest, service.close_io),
+        "ResizePty": Method(api.ResizePtyRequest, service.resize_pty),
+        "Exec": Method(api.ExecProcessRequest, service.exec),
+        "Checkpoint": Method(api.CheckpointTaskRequest, service.checkpoint),
+        "Shutdown": Method(api.ShutdownRequest, service.shutdown),
+    }

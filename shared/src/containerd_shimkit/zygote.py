@@ -1,0 +1,201 @@
+"""The warm template: everything imported once, then one fork for each command containerd executes.
+
+Rules: one thread, no event loop, no wasmtime engine, no descriptor beyond the socket. It does
+nothing but fork, so there is nothing in it that a pod could reach or that could fail differently
+for one pod than for another. It ends when it has neither children nor work for ``IDLE_SECONDS``,
+or when its socket is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from setproctitle import setproctitle
+
+from containerd_shimkit.launch import decode, zygote_socket
+from containerd_shimkit.runtime import ShimKind
+
+IDLE_SECONDS: Final = 600.0
+_WAKE_SECONDS: Final = 30.0  # how often an idle zygote looks whether its socket is still there
+_MAX_MESSAGE: Final = 1 << 20
+_LISTENER: Final = 3
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: struct ucred, socket(7)
+
+
+def serve_zygote(kind: ShimKind, build_id: str) -> int:
+    """Serve on descriptor 3 until unused. Returns the exit code; forks return from elsewhere."""
+    path = Path(zygote_socket(kind, build_id))
+    listener = socket.socket(fileno=_LISTENER)
+    listener.set_inheritable(False)
+    listener.setblocking(False)
+    os.chdir("/")
+    os.umask(0o022)
+    _import_everything(kind)
+    setproctitle(f"{kind.binary} zygote {path}")
+    Zygote(kind, build_id, listener, path).serve()
+    return 0
+
+
+def _import_everything(kind: ShimKind) -> None:
+    """Import what any child may need: after pivot_root there is nothing to import from."""
+    importlib.import_module("containerd_shimkit.cli")
+    importlib.import_module("containerd_shimkit.shim")
+    importlib.import_module(kind.engine.split(":")[0])
+    gc.collect()
+    gc.freeze()
+
+
+class Zygote:
+    """The loop: accept, check, fork."""
+
+    def __init__(self, kind: ShimKind, build_id: str, listener: socket.socket, path: Path) -> None:
+        self._kind = kind
+        self._build_id = build_id
+        self._listener = listener
+        self._path = path
+        self._inode = path.stat().st_ino
+        self._children: set[int] = set()
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Serve until idle or replaced."""
+        signal.set_wakeup_fd(self._wake_writer)
+        signal.signal(signal.SIGCHLD, _ignore)
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
+        idle = 0.0
+        while idle < IDLE_SECONDS and self._is_current():
+            events = poll.poll(_WAKE_SECONDS * 1000)
+            self._reap()
+            if any(fd == self._listener.fileno() for fd, _ in events):
+                self._accept()
+                idle = 0.0
+            else:
+                idle = 0.0 if self._children else idle + _WAKE_SECONDS
+        if self._is_current():
+            self._path.unlink(missing_ok=True)
+
+    def _is_current(self) -> bool:
+        """Whether the socket's path still leads here; a hung zygote is replaced by removing it."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_reader, 512):
+                pass
+        with contextlib.suppress(ChildProcessError):
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                self._children.discard(pid)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.settimeout(1.0)
+            try:
+                message, descriptors, _, _ = socket.recv_fds(connection, _MAX_MESSAGE, 3)
+            except OSError:
+                return
+            try:
+                if _peer_uid(connection) in (0, os.geteuid()) and len(descriptors) == 3 and message:
+                    self._fork(connection, message, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    def _fork(self, connection: socket.socket, message: bytes, descriptors: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            return  # no answer: the caller does the work itself, or says why it cannot
+        if pid:
+            self._children.add(pid)
+            return
+        code = 70  # EX_SOFTWARE
+        answer = _Answer(connection)
+        try:
+            self._become(message, descriptors)
+            from containerd_shimkit.cli import run
+
+            arguments, _, _ = decode(message)
+            code = run(self._kind, self._build_id, arguments, detach=answer.detach)
+        except BaseException as exc:
+            with contextlib.suppress(BaseException):
+                sys.stderr.write(f"{self._kind.binary}: {exc!r}\n")
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            answer.send(code)
+            os._exit(code)
+
+    def _become(self, message: bytes, descriptors: list[int]) -> None:
+        """Make this fork look like the process containerd executed."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._listener.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        _, environment, directory = decode(message)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.setsid()
+        os.chdir(directory)
+
+
+class _Answer:
+    """Sends the exit code to the waiting command, once."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection: socket.socket | None = connection
+
+    def send(self, code: int) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(bytes([code & 0xFF]))
+            self._connection.close()
+            self._connection = None
+
+    def detach(self) -> None:
+        """Let the command end with success while this process goes on."""
+        release_standard_streams()
+        self.send(0)
+
+
+def release_standard_streams() -> None:
+    """Point descriptors 0, 1 and 2 at /dev/null: containerd reads them until nobody holds them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.close(null)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """A handler that does nothing: the signal is seen through the wake-up descriptor."""
