@@ -1,0 +1,169 @@
+"""The ABI of Spin 1.x HTTP components: core modules made with wit-bindgen 0.2.
+
+The host allocates with the guest's ``canonical_abi_realloc`` and hands over; what the guest
+returns is copied and freed with the instance. Layouts are those of ``spin-http.wit``, lowered by
+the rules of wit-bindgen 0.2.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from containerd_shimkit.errors import ModuleError
+from containerd_shimkit.wasm.guest import Guest, GuestTrap
+
+HANDLER: Final = b"handle-http-request"
+REALLOC: Final = b"canonical_abi_realloc"
+MEMORY: Final = b"memory"
+
+METHODS: Final = {
+    name: code
+    for code, name in enumerate(("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"))
+}
+"""Any other method has no value in the interface and is answered 405."""
+
+_HANDLER_TYPE: Final = (("i32",) * 10, ("i32",))
+_REALLOC_TYPE: Final = (("i32",) * 4, ("i32",))
+
+# status u16@0; headers: tag u8@4, pointer@8, length@12; body: tag u8@16, pointer@20, length@24
+_RESPONSE: Final = struct.Struct("<H2xB3xIIB3xII")
+_PAIR: Final = struct.Struct("<IIII")  # pointer and length of name and value
+_SOME: Final = 1
+
+_MAX_RESPONSE_HEADERS: Final = 1000
+_MAX_RESPONSE_HEADER_BYTES: Final = 256 << 10
+_FRAMING: Final = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers that say where a response ends are the server's: two opinions would let it be forged."""
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 section 5.5
+
+
+class BadResponse(GuestTrap):
+    """What the guest returned is no response."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, None)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """A guest's response; header names in lower case, each once."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def check_exports(
+    exports: dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None], name: str
+) -> None:
+    """Raise ModuleError unless a module with these exports is a Spin 1.x HTTP component.
+
+    exports: parameter and result types by name, None for what is no function.
+    """
+    wanted = {HANDLER: _HANDLER_TYPE, REALLOC: _REALLOC_TYPE}
+    for export, type_ in wanted.items():
+        found = exports.get(export.decode())
+        if found is None:
+            raise ModuleError(
+                f"{name}: exports no function {export.decode()!r}: it is no Spin HTTP component "
+                '(a program with a main function wants executor = { type = "wagi" })'
+            )
+        if found != type_:
+            raise ModuleError(
+                f"{name}: function {export.decode()!r} has type {_described(found)}, "
+                f"not {_described(type_)}"
+            )
+    if MEMORY.decode() not in exports:
+        raise ModuleError(f"{name}: exports no memory named 'memory'")
+
+
+def _described(type_: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
+    return f"({', '.join(type_[0])}) -> ({', '.join(type_[1])})"
+
+
+async def handle_request(
+    guest: Guest, method: int, uri: str, headers: list[tuple[str, str]], body: bytes
+) -> HttpResponse:
+    """Call the guest's handler. Raises GuestTrap, GuestExit, GuestMemoryError."""
+    guest.use_memory(guest.export(MEMORY))
+    realloc = guest.export(REALLOC)
+    call = guest.call_short
+    writes: list[tuple[int, bytes]] = []
+
+    def place(data: bytes) -> int:
+        pointer = call(realloc, 0, 0, 1, len(data))
+        writes.append((pointer, data))
+        return pointer
+
+    uri_bytes = uri.encode()
+    uri_pointer = place(uri_bytes)
+    array_pointer = call(realloc, 0, 0, 4, len(headers) * _PAIR.size)
+    array = bytearray()
+    for name, value in headers:
+        name_bytes, value_bytes = name.encode(), value.encode()
+        name_pointer, value_pointer = place(name_bytes), place(value_bytes)
+        array += _PAIR.pack(name_pointer, len(name_bytes), value_pointer, len(value_bytes))
+    writes.append((array_pointer, bytes(array)))
+    params_pointer = call(realloc, 0, 0, 4, 0)
+    body_pointer = place(body)
+    guest.write_all(writes)
+    result = await guest.call(
+        guest.export(HANDLER),
+        *(method, uri_pointer, len(uri_bytes), array_pointer, len(headers)),
+        *(params_pointer, 0, _SOME, body_pointer, len(body)),
+    )
+    return _lift_response(guest, result)
+
+
+def _lift_response(guest: Guest, pointer: int) -> HttpResponse:
+    raw = guest.read(pointer, _RESPONSE.size)
+    status, has_headers, list_at, list_length, has_body, body_at, body_length = _RESPONSE.unpack(
+        raw
+    )
+    if has_headers > _SOME or has_body > _SOME:
+        raise BadResponse("the guest's response has an option that is neither none nor some")
+    headers = _lift_headers(guest, list_at, list_length) if has_headers else {}
+    body = guest.read(body_at, body_length) if has_body else b""
+    # Spin makes 500 of what is outside 100..600; of those, a server can end a request with these.
+    return HttpResponse(status if 200 <= status <= 599 else 500, list(headers.items()), body)
+
+
+def _lift_headers(guest: Guest, pointer: int, count: int) -> dict[bytes, bytes]:
+    if count > _MAX_RESPONSE_HEADERS:
+        raise BadResponse(
+            f"the guest's response has {count} headers, more than {_MAX_RESPONSE_HEADERS}"
+        )
+    headers: dict[bytes, bytes] = {}
+    total = 0
+    for name_at, name_length, value_at, value_length in _PAIR.iter_unpack(
+        guest.read(pointer, count * _PAIR.size)
+    ):
+        total += name_length + value_length
+        if total > _MAX_RESPONSE_HEADER_BYTES:
+            raise BadResponse(
+                f"the guest's response headers exceed {_MAX_RESPONSE_HEADER_BYTES} bytes"
+            )
+        name = guest.read(name_at, name_length)
+        value = guest.read(value_at, value_length)
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise BadResponse(
+                f"the guest's response has a bad header: {name[:80]!r}: {value[:80]!r}"
+            )
+        name = name.lower()
+        if name not in _FRAMING:
+            headers[name] = value  # of duplicates the last wins, as in Spin 1.x
+    return headers

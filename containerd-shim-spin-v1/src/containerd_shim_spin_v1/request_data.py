@@ -1,0 +1,167 @@
+"""What a component is told about a request besides the request itself.
+
+The Spin executor passes seven values as headers ``spin-...`` after the request's own, the WAGI
+executor the same values as environment variables.
+
+Where this is not as in Spin 1.x:
+
+- Headers of these seven names sent by the client are dropped. Spin leaves them in, before its own,
+  and a guest that takes the first of two equal headers believes the client.
+- A Host header that is no host, or a second one, is answered 400; Spin closes the connection for
+  the former and takes the first of several.
+
+As in Spin, another header whose value is not UTF-8 fails the request with 500: guests get strings.
+Sources: Spin 1.5 crates/trigger-http/src/{lib,spin}.rs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from containerd_shim_spin_v1.routes import Match, Route
+from containerd_shimkit.errors import InvalidArgumentError
+
+DEFAULT_HOST = "localhost"
+
+# In Spin's order; the header, and the environment variable of the WAGI executor.
+_NAMES = (
+    ("spin-path-info", "PATH_INFO"),
+    ("spin-full-url", "X_FULL_URL"),
+    ("spin-matched-route", "X_MATCHED_ROUTE"),
+    ("spin-base-path", "X_BASE_PATH"),
+    ("spin-raw-component-route", "X_RAW_COMPONENT_ROUTE"),
+    ("spin-component-route", "X_COMPONENT_ROUTE"),
+    ("spin-client-addr", "X_CLIENT_ADDR"),
+)
+SPIN_HEADERS = frozenset(header.encode() for header, _ in _NAMES)
+"""Names of the headers that only we may set."""
+
+# host or [address], then perhaps a port. RFC 3986 section 3.2, without the user name.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
+
+
+class RequestRefusedError(InvalidArgumentError):
+    """A request that no guest is shown; ``http_status`` is the answer, the message for the log."""
+
+    def __init__(self, http_status: int, message: str) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+
+
+class RouteData:
+    """The values for one route; those that are the same for every request are made once."""
+
+    __slots__ = ("_constant_env", "_constant_headers")
+
+    def __init__(self, route: Route) -> None:
+        values = (
+            route.matched_route,
+            route.base_path,
+            route.raw_component_route,
+            route.component_route,
+        )
+        names = _NAMES[2:6]
+        self._constant_headers = [(n[0], v) for n, v in zip(names, values, strict=True)]
+        self._constant_env = [(n[1], v) for n, v in zip(names, values, strict=True)]
+
+    def headers(self, path_info: str, url: str, client: str) -> list[tuple[str, str]]:
+        """Return the headers for the Spin executor, in Spin's order.
+
+        url: see ``full_url``.  client: see ``client_address``.
+        """
+        return [
+            ("spin-path-info", path_info),
+            ("spin-full-url", url),
+            *self._constant_headers,
+            ("spin-client-addr", client),
+        ]
+
+    def env(self, path_info: str, url: str, client: str) -> list[tuple[str, str]]:
+        """Return the same as environment variables for the WAGI executor."""
+        return [
+            ("PATH_INFO", path_info),
+            ("X_FULL_URL", url),
+            *self._constant_env,
+            ("X_CLIENT_ADDR", client),
+        ]
+
+
+class RouteDataTable:
+    """The ``RouteData`` of every route of a router."""
+
+    __slots__ = ("_by_index",)
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._by_index = [RouteData(route) for route in routes]
+
+    def headers(self, match: Match, url: str, client: str) -> list[tuple[str, str]]:
+        """Return ``RouteData.headers`` of the matched route."""
+        return self._by_index[match.route.index].headers(match.path_info, url, client)
+
+    def env(self, match: Match, url: str, client: str) -> list[tuple[str, str]]:
+        """Return ``RouteData.env`` of the matched route."""
+        return self._by_index[match.route.index].env(match.path_info, url, client)
+
+
+def route_headers(match: Match, url: str, client: str) -> list[tuple[str, str]]:
+    """Return the seven headers for a match; ``RouteDataTable`` does it faster for many."""
+    return RouteData(match.route).headers(match.path_info, url, client)
+
+
+def client_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """Return the request's own headers as strings, without those that only we may set.
+
+    headers: names in lower case, order and repetitions kept.
+    Raises RequestRefusedError (500, as Spin) if a value is not UTF-8.
+    """
+    try:
+        return [
+            (name.decode("ascii"), value.decode())
+            for name, value in headers
+            if name not in SPIN_HEADERS
+        ]
+    except UnicodeDecodeError as exc:
+        raise RequestRefusedError(
+            500, f"header with bytes that are not UTF-8: {exc.object[:80]!r}"
+        ) from None
+
+
+def request_host(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the Host header, ``localhost`` if there is none.
+
+    Raises RequestRefusedError (400) for what is no host with or without a port, and for several.
+    """
+    values = [value for name, value in headers if name == b"host"]
+    if not values:
+        return DEFAULT_HOST
+    if len(values) > 1 or _HOST.fullmatch(values[0]) is None:
+        raise RequestRefusedError(400, f"bad Host header {b', '.join(values)[:80]!r}")
+    return values[0].decode("ascii")
+
+
+def request_target(path: bytes, query: bytes) -> str:
+    """Return path and query as the guest's ``uri`` and the full URL have them.
+
+    path: as sent; empty is ``/``.  query: without ``?``; a ``?`` with nothing after it is lost.
+    Raises RequestRefusedError (400) for bytes that are not ASCII; those must be percent-encoded.
+    """
+    target = path or b"/"
+    if query:
+        target += b"?" + query
+    try:
+        return target.decode("ascii")
+    except UnicodeDecodeError:
+        raise RequestRefusedError(
+            400, f"bytes in the path that are not ASCII: {target[:80]!r}"
+        ) from None
+
+
+def full_url(scheme: str, host: str, target: str) -> str:
+    """Return the URL of a request: ``http://localhost:80/path?query``."""
+    return f"{scheme}://{host}{target}"
+
+
+def client_address(host: str, port: int) -> str:
+    """Return ``127.0.0.1:4000`` or ``[::1]:4000``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,178 @@
+"""The HTTP trigger: an ASGI app that finds the component for a request and calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from containerd_shim_spin_v1.abi import METHODS
+from containerd_shim_spin_v1.component import HttpComponent
+from containerd_shim_spin_v1.request_data import (
+    RequestRefusedError,
+    RouteDataTable,
+    client_address,
+    client_headers,
+    full_url,
+    request_host,
+    request_target,
+)
+from containerd_shim_spin_v1.routes import Match, Router, answer_reserved
+from containerd_shim_spin_v1.settings import Settings
+from containerd_shim_spin_v1.wagi import wagi_argv, wagi_env
+from containerd_shimkit.errors import ShimError
+from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
+from containerd_shimkit.wasm.native import GuestError
+
+_NO_BODY: Final = frozenset({204, 304})  # RFC 9110 sections 15.3.5 and 15.4.5
+_CLOSE: Final = ((b"connection", b"close"),)
+
+log = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+class HttpTrigger:
+    """Serves the routes of an app."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str | None,
+        router: Router,
+        components: Mapping[str, HttpComponent],
+        settings: Settings,
+    ) -> None:
+        """components: by id, as the router names them."""
+        self._name = name
+        self._version = version
+        self._router = router
+        self._route_data = RouteDataTable(router.routes)
+        self._components = components
+        self._settings = settings
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        path = scope["raw_path"]
+        match = self._router.match(path.decode("latin-1"))
+        if path.startswith(b"/.well-known/spin/"):
+            reserved = answer_reserved(path.decode("latin-1"), self._name, self._version)
+            assert reserved is not None
+            kind = (
+                [(b"content-type", reserved.content_type.encode())] if reserved.content_type else []
+            )
+            await _respond(send, reserved.status, kind, reserved.body)
+        elif match is None:
+            await _respond(send, 404, [], b"")
+        elif self._in_flight >= self._settings.max_requests:
+            await respond_text(send, 503, "too many requests in flight\n")
+        else:
+            self._in_flight += 1
+            try:
+                await self._answer(match, scope, receive, send)
+            finally:
+                self._in_flight -= 1
+
+    async def _answer(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
+        component = self._components[match.route.component_id]
+        try:
+            async with asyncio.timeout(self._settings.request_seconds):
+                body = await self._read_body(scope, receive)
+                status, headers, content = await self._call(component, match, scope, body)
+        except ClientGone:
+            return
+        except RequestRefusedError as exc:
+            closing = _CLOSE if exc.http_status == 413 else ()
+            await respond_text(send, exc.http_status, f"{exc}\n", closing)
+            return
+        except TimeoutError:
+            seconds = self._settings.request_seconds
+            log.error("component %r: %s took more than %g s", component.id, _line(scope), seconds)
+            await respond_text(send, 504, "the component took too long\n")
+            return
+        except (GuestError, ShimError) as exc:
+            log.error("component %r: %s failed: %s", component.id, _line(scope), exc)
+            status, headers, content = 500, [], b""
+        await _respond(send, status, headers, content)
+
+    async def _call(
+        self, component: HttpComponent, match: Match, scope: Scope, body: bytes
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Return status, headers and body of the component's answer."""
+        raw_headers = scope["headers"]
+        host = request_host(raw_headers)
+        target = request_target(scope["raw_path"], scope["query_string"])
+        url = full_url(scope["scheme"], host, target)
+        client_host, client_port = scope["client"] or ("0.0.0.0", 0)
+        client = client_address(client_host, client_port)
+        if component.executor.type == "wagi":
+            query = scope["query_string"].decode("latin-1")
+            path = scope["raw_path"].decode("latin-1") or "/"
+            environment = wagi_env(
+                match,
+                self._route_data.env(match, url, client),
+                method=scope["method"],
+                query=query,
+                http_version=scope["http_version"],
+                headers=raw_headers,
+                host=host,
+                client_host=client_host,
+                body_bytes=len(body),
+            )
+            arguments = wagi_argv(component.executor.argv, path, query)
+            answer = await component.run_wagi(arguments, environment, body)
+            for reason in answer.ignored:
+                log.warning("component %r: %s: %s", component.id, _line(scope), reason)
+            pairs = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
+            return answer.status, pairs, answer.body
+        method = METHODS.get(scope["method"])
+        if method is None:
+            return 405, [], b""
+        headers = client_headers(raw_headers)
+        headers += self._route_data.headers(match, url, client)
+        response = await component.handle(method, target, headers, body)
+        return response.status, response.headers, response.body
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """Return the whole body: the interface takes it in one piece.
+
+        Raises RequestRefusedError (413) as soon as it is known to be too large.
+        """
+        limit = self._settings.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > limit:
+                raise RequestRefusedError(
+                    413, f"the body has {int(value)} bytes, more than {limit}"
+                )
+        message = await receive()
+        if message["type"] == "http.request" and not message["more_body"]:
+            return bytes(message["body"])
+        parts = bytearray()
+        while True:
+            if message["type"] != "http.request":
+                raise ClientGone
+            parts += message["body"]
+            if len(parts) > limit:
+                raise RequestRefusedError(413, f"the body has more than {limit} bytes")
+            if not message["more_body"]:
+                return bytes(parts)
+            message = await receive()
+
+
+def _line(scope: Scope) -> str:
+    return f"{scope['method']} {scope['raw_path'].decode('latin-1')}"
+
+
+async def _respond(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    if status not in _NO_BODY:
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+    else:
+        body = b""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
