@@ -1,0 +1,60 @@
+# The .wasm files of the images and of the tests, from their sources. Included by the top Makefile.
+#
+# The builds are reproducible: the same toolchain makes the same bytes wherever the tree lies. So the
+# .wasm files are committed, and test_guests_current.py tells whether they still match their sources.
+
+RUSTC ?= /usr/bin/rustc
+CLANG ?= clang-14
+
+# What the committed files were built with: Debian 12's packages, as apt-get takes them.
+GUESTS_PACKAGES := \
+  clang-14=1:14.0.6-12 \
+  lld-14=1:14.0.6-12 \
+  libclang-rt-14-dev-wasm32=1:14.0.6-12 \
+  wasi-libc=0.0~git20220510.9886d3d-2 \
+  rustc=1.63.0+dfsg1-2 \
+  libstd-rust-dev-wasm32=1.63.0+dfsg1-2
+
+# Commands have _start. Components are linked without start files: a Spin host never calls them.
+GUESTS_COMMANDS := \
+  images/spin/wagi-hello/wagi_hello.wasm \
+  containerd-shim-spin-v1/tests/guests/wagi_probe.wasm
+GUESTS_COMPONENTS := \
+  images/spin/c-hello/c_hello.wasm \
+  $(patsubst %.c,%.wasm,$(filter-out %/wagi_probe.c, \
+    $(sort $(wildcard containerd-shim-spin-v1/tests/guests/*.c))))
+GUESTS_RUST := images/spin/hello/hello.wasm
+GUESTS := $(GUESTS_COMMANDS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
+
+GUESTS_CFLAGS := --target=wasm32-wasi -std=gnu17 -Os -flto -Wall -Wextra -Werror \
+  -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Wl,--strip-all
+GUESTS_RUSTFLAGS := --target wasm32-wasi --crate-type cdylib --edition 2021 -D warnings \
+  -C opt-level=s -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
+  --remap-path-prefix $(CURDIR)=.
+
+# More memory than a container is likely to allow, asked for before any code runs.
+containerd-shim-spin-v1/tests/guests/huge_memory.wasm: GUESTS_LDFLAGS := -Wl,--initial-memory=3221225472
+
+.PHONY: guests guests-list guests-packages guests-force
+guests: $(GUESTS)  ## rebuild every .wasm of the images and the tests from its source
+
+guests-list:
+	@printf '%s\n' $(GUESTS)
+
+guests-packages:
+	@printf '%s\n' $(GUESTS_PACKAGES)
+
+# Always rebuilt: a checkout gives sources and results the same age.
+guests-force:
+
+$(GUESTS_COMMANDS): %.wasm: %.c guests-force
+	$(CLANG) $(GUESTS_CFLAGS) -o $@ $<
+	@chmod 644 $@
+
+$(GUESTS_COMPONENTS): %.wasm: %.c guests-force
+	$(CLANG) $(GUESTS_CFLAGS) -nostartfiles -Wl,--no-entry $(GUESTS_LDFLAGS) -o $@ $<
+	@chmod 644 $@
+
+$(GUESTS_RUST): %.wasm: %.rs guests-force
+	$(RUSTC) $(GUESTS_RUSTFLAGS) -o $@ $<
+	@chmod 644 $@
