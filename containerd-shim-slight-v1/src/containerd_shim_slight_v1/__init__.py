@@ -1,1 +1,9 @@
-"""Shim."""
+"""The containerd shim for SpiderLightning (Slight) apps. So far only its packaging is here."""
+
+from __future__ import annotations
+
+from containerd_shimkit.runtime import ShimKind
+
+__version__ = "0.1.0"
+
+KIND = ShimKind("slight", "containerd_shim_slight_v1.engine:Engine", __version__)

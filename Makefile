@@ -1,0 +1,141 @@
+# Everything is made with Python's own pip and Debian's packages. `make help` lists the targets.
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+# More arguments for pytest, as in: make test PYTEST_ARGS="-k routes -x"
+PYTEST_ARGS ?=
+# Processes that run tests.
+TEST_WORKERS ?= auto
+
+VENV := .venv
+BIN := $(VENV)/bin
+SHIMS := spin slight wws
+DISTRIBUTIONS := shared $(SHIMS:%=containerd-shim-%-v1)
+BINARIES := $(SHIMS:%=dist/containerd-shim-%-v1)
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+
+# Sources by name, so that caches and package metadata beside them do not count.
+SOURCES := $(shell find $(DISTRIBUTIONS:%=%/src) -type f \
+  \( -name '*.py' -o -name '*.proto' -o -name py.typed \) -not -path '*.egg-info*')
+IMAGE_SOURCES := $(shell find images -type f -not -name '*.md' -not -path '*/.*')
+PYTHON_PATHS := conftest.py $(foreach directory, \
+  $(wildcard images shared/tools $(DISTRIBUTIONS:%=%/src) $(DISTRIBUTIONS:%=%/tests)), \
+  $(if $(shell find $(directory) -name '*.py' -print -quit),$(directory)))
+
+# The .wasm files: make guests.
+-include images/guests.mk
+export GUESTS_PACKAGES
+
+.PHONY: help
+help:  ## say what there is to make
+	@grep -hE '^[a-z_-]+:.*  ## ' $(MAKEFILE_LIST) | sort \
+	  | awk -F ':.*  ## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+# Setting up
+
+.PHONY: setup
+setup: $(VENV)/.stamp  ## make .venv with all dependencies at their locked versions
+
+$(VENV)/.stamp: requirements-dev.lock $(DISTRIBUTIONS:%=%/pyproject.toml) | packages-python
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
+	  $(foreach distribution,$(DISTRIBUTIONS),-e ./$(distribution))
+	@touch $@
+
+# What Debian has to bring; quick when it is there.
+.PHONY: packages-python packages-run packages-test packages-bench packages-guests
+packages-python:
+	@shared/tools/packages.sh need python
+packages-run: | packages-python
+	@$(if $(CONTAINERD_ADDRESS),true,shared/tools/packages.sh need containerd curl)
+packages-test: | packages-python
+	@shared/tools/packages.sh want containerd busybox
+	@$(if $(GUESTS_PACKAGES),shared/tools/packages.sh want guests)
+packages-bench: | packages-python
+	@shared/tools/packages.sh need containerd busybox wrk
+packages-guests: | packages-python
+	@shared/tools/packages.sh need guests
+
+.PHONY: lock
+lock: $(VENV)/.stamp  ## choose the newest allowed versions and write the lock files
+	$(PIP_COMPILE) -o requirements.lock shared/pyproject.toml
+	$(PIP_COMPILE) -o requirements-dev.lock requirements-dev.in shared/pyproject.toml
+
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
+  --generate-hashes --allow-unsafe --strip-extras \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+# Building
+
+.PHONY: build
+build: $(BINARIES)  ## build dist/containerd-shim-{spin,slight,wws}-v1
+
+$(BINARIES) &: $(SOURCES) $(wildcard shared/tools/build_binary.py) requirements.lock $(VENV)/.stamp
+	$(BIN)/python shared/tools/build_binary.py $(SHIMS)
+	@touch $(BINARIES)
+
+.PHONY: install
+install: $(BINARIES)  ## copy the shims to $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+
+.PHONY: images
+images: dist/images/.stamp  ## write the example images as OCI archives: dist/images/NAME.tar
+
+IMAGE_TOOLS := $(wildcard shared/tools/build_images.py shared/src/containerd_shimkit/oci/archive.py)
+dist/images/.stamp dist/images/spin.tar &: $(IMAGE_SOURCES) $(IMAGE_TOOLS) | $(VENV)/.stamp
+	$(BIN)/python shared/tools/build_images.py
+	@touch dist/images/.stamp dist/images/spin.tar
+
+.PHONY: load
+load: dist/images/.stamp  ## import the images into the containerd of CONTAINERD_ADDRESS
+	for image in dist/images/*.tar; do \
+	  ctr --address "$${CONTAINERD_ADDRESS:-/run/containerd/containerd.sock}" \
+	    --namespace "$${CONTAINERD_NAMESPACE:-default}" image import "$$image" || exit 1; \
+	done
+
+.PHONY: run_spin
+run_spin: dist/containerd-shim-spin-v1 dist/images/spin.tar | packages-run  ## run the Spin hello world until Ctrl-C (PORT=80)
+	@exec $(BIN)/python shared/tools/run_app.py spin testspin
+
+# Checking
+
+.PHONY: test
+test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: test-unit
+test-unit: $(VENV)/.stamp  ## run the tests that need neither root nor containerd
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not root and not containerd" $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.stamp  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PYTHON_PATHS)
+
+.PHONY: fmt
+fmt: $(VENV)/.stamp  ## put the code into its format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: proto
+proto: $(VENV)/.stamp  ## generate the message modules from the .proto files
+	$(BIN)/python shared/tools/generate_proto.py
+
+.PHONY: bench
+bench: build images | packages-bench  ## measure the shim beside runc on one containerd
+	$(BIN)/python shared/tools/bench/run.py
+
+.PHONY: clean
+clean:  ## remove what was built; refuses while an app runs in .run
+	@shared/tools/clean.sh

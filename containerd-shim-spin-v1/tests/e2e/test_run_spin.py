@@ -1,0 +1,97 @@
+"""``make run_spin``, as a user has it: a program in the foreground, ended by a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit.testing.leftovers import assert_nothing_left, snapshot_machine
+
+# The program keeps its containerd in the working copy: one at a time.
+pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.xdist_group("run_spin")]
+
+REPOSITORY = Path(__file__).parents[3]
+RUN_DIRECTORY = REPOSITORY / ".run" / "app"
+COMMAND = [sys.executable, str(REPOSITORY / "shared/tools/run_app.py"), "spin", "testspin"]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        number: int = listener.getsockname()[1]
+    return number
+
+
+@pytest.fixture
+def running(port: int, shim_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """The program, when its app answers."""
+    if not (shim_dir / "containerd-shim-spin-v1").exists():
+        pytest.skip("needs dist/containerd-shim-spin-v1: make build")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTAINERD_")}
+    with subprocess.Popen(
+        COMMAND,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment | {"PORT": str(port)},
+    ) as process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith("running"):
+                break
+        else:
+            pytest.fail("".join(seen))
+        yield process
+        process.terminate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_answers_then_ends_and_leaves_nothing(
+    running: subprocess.Popen[str], port: int, number: signal.Signals
+) -> None:
+    sockets = (RUN_DIRECTORY / "containerd" / "run").readlink()
+    scope = [f"{RUN_DIRECTORY}/", f"{sockets}/"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=10) as answer:
+        assert (answer.status, answer.read().strip()) == (200, b"Hello world from Spin!")
+
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=30)
+
+    assert running.returncode == 0, output
+    assert_nothing_left(snapshot_machine(["cw-nothing-has-this"]), snapshot_machine(scope))
+    assert not RUN_DIRECTORY.exists()
+    assert not sockets.exists()
+
+
+def test_port_in_use_is_refused_in_one_sentence() -> None:
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        result = subprocess.run(
+            COMMAND, capture_output=True, text=True, env=os.environ | {"PORT": str(port)}
+        )
+    if "is not there" in result.stderr:
+        pytest.skip("needs dist: make build images")
+    sentence = f"run_spin: port {port} is in use: free it, or choose another by PORT=\n"
+    assert (result.stderr, result.returncode) == (sentence, 1)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1"])
+def test_bad_port_is_refused(port: str) -> None:
+    result = subprocess.run(
+        COMMAND, capture_output=True, text=True, env=os.environ | {"PORT": port}
+    )
+    assert (result.stdout, result.returncode) == ("", 1)
+    assert f"PORT is '{port}'" in result.stderr

@@ -1,0 +1,82 @@
+"""Write ``dist/images/NAME.tar`` for directories ``images/NAME``: what ``make images`` runs.
+
+Such a directory holds an ``image.toml``::
+
+    reference = "docker.io/library/wasmtest_NAME:latest"   # this is the default
+    entrypoint = ["/"]
+    env = ["NAME=value"]                                   # none by default
+    files = [{ source = "hello.wasm", path = "app/hello.wasm" }]
+
+``source`` is relative to the directory, ``path`` to the image's root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from containerd_shimkit.errors import ManifestError, MissingFileError, ShimError
+from containerd_shimkit.oci.archive import ImageFile, write_image_archive
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def image_names(images: Path) -> list[str]:
+    return sorted(manifest.parent.name for manifest in images.glob("*/image.toml"))
+
+
+def build_image(directory: Path, output: Path) -> Path:
+    """Write the archive of the image in ``directory`` into ``output``; return its path.
+
+    Raises ManifestError or MissingFileError, naming the file.
+    """
+    manifest = directory / "image.toml"
+    try:
+        settings = tomllib.loads(manifest.read_text())
+        sources = [(file["source"], file["path"]) for file in settings["files"]]
+        entrypoint = settings["entrypoint"]
+    except OSError as exc:
+        raise MissingFileError(f"{manifest}: {exc.strerror}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ManifestError(f"{manifest}: {exc}") from exc
+    except KeyError as exc:
+        raise ManifestError(f"{manifest}: field {exc} is required") from exc
+    archive = output / f"{directory.name}.tar"
+    write_image_archive(
+        archive,
+        settings.get("reference", f"docker.io/library/wasmtest_{directory.name}:latest"),
+        [ImageFile(path, _read(directory / source)) for source, path in sources],
+        entrypoint=entrypoint,
+        env=settings.get("env", ()),
+    )
+    return archive
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as exc:
+        raise MissingFileError(f"{source}: {exc.strerror}") from exc
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write OCI image archives, without Docker.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all images if none is named")
+    parser.add_argument("--images", type=Path, default=REPOSITORY / "images")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "dist" / "images")
+    options = parser.parse_args(arguments)
+    for name in options.names or image_names(options.images):
+        try:
+            archive = build_image(options.images / name, options.output)
+        except ShimError as exc:
+            print(f"build_images: {exc}", file=sys.stderr)
+            return int(exc.exit_code)
+        print(f"{archive}  {archive.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
