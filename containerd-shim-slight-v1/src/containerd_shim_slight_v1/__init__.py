@@ -6,4 +6,4 @@ from containerd_shimkit.runtime import ShimKind
 
 __version__ = "0.1.0"
 
-KIND = ShimKind("slight", "containerd_shim_slight_v1.engine:Engine", __version__)
+KIND = ShimKind("slight", "", __version__)

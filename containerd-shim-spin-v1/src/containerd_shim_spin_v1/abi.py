@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from containerd_shimkit.errors import ModuleError
-from containerd_shimkit.wasm.guest import Guest, GuestTrap
+from containerd_shimkit.wasm.guest import Guest, GuestTrap, put, take
 
 HANDLER: Final = b"handle-http-request"
 REALLOC: Final = b"canonical_abi_realloc"
@@ -100,49 +101,52 @@ async def handle_request(
 ) -> HttpResponse:
     """Call the guest's handler. Raises GuestTrap, GuestExit, GuestMemoryError."""
     guest.use_memory(guest.export(MEMORY))
-    realloc = guest.export(REALLOC)
-    call = guest.call_short
-    writes: list[tuple[int, bytes]] = []
-
-    def place(data: bytes) -> int:
-        pointer = call(realloc, 0, 0, 1, len(data))
-        writes.append((pointer, data))
-        return pointer
-
     uri_bytes = uri.encode()
-    uri_pointer = place(uri_bytes)
-    array_pointer = call(realloc, 0, 0, 4, len(headers) * _PAIR.size)
-    array = bytearray()
-    for name, value in headers:
-        name_bytes, value_bytes = name.encode(), value.encode()
-        name_pointer, value_pointer = place(name_bytes), place(value_bytes)
-        array += _PAIR.pack(name_pointer, len(name_bytes), value_pointer, len(value_bytes))
-    writes.append((array_pointer, bytes(array)))
-    params_pointer = call(realloc, 0, 0, 4, 0)
-    body_pointer = place(body)
-    guest.write_all(writes)
+    texts = [text.encode() for pair in headers for text in pair]
+    # In this order, which guests may see: uri, array of headers, their texts, params, body.
+    pointers = guest.allocate(
+        guest.export(REALLOC),
+        [
+            (1, len(uri_bytes)),
+            (4, len(headers) * _PAIR.size),
+            *((1, len(text)) for text in texts),
+            (4, 0),
+            (1, len(body)),
+        ],
+    )
+    uri_at, array_at, *text_at, params_at, body_at = pointers
+    array = struct.pack(
+        f"<{len(texts) * 2}I",
+        *chain.from_iterable(zip(text_at, map(len, texts), strict=True)),
+    )
+    memory = guest.memory()
+    put(memory, uri_at, uri_bytes)
+    put(memory, array_at, array)
+    for pointer, text in zip(text_at, texts, strict=True):
+        put(memory, pointer, text)
+    put(memory, body_at, body)
     result = await guest.call(
         guest.export(HANDLER),
-        *(method, uri_pointer, len(uri_bytes), array_pointer, len(headers)),
-        *(params_pointer, 0, _SOME, body_pointer, len(body)),
+        *(method, uri_at, len(uri_bytes), array_at, len(headers)),
+        *(params_at, 0, _SOME, body_at, len(body)),
     )
-    return _lift_response(guest, result)
+    return _lift_response(guest.memory(), result)
 
 
-def _lift_response(guest: Guest, pointer: int) -> HttpResponse:
-    raw = guest.read(pointer, _RESPONSE.size)
+def _lift_response(memory: memoryview, pointer: int) -> HttpResponse:
+    raw = take(memory, pointer, _RESPONSE.size)
     status, has_headers, list_at, list_length, has_body, body_at, body_length = _RESPONSE.unpack(
         raw
     )
     if has_headers > _SOME or has_body > _SOME:
         raise BadResponse("the guest's response has an option that is neither none nor some")
-    headers = _lift_headers(guest, list_at, list_length) if has_headers else {}
-    body = guest.read(body_at, body_length) if has_body else b""
+    headers = _lift_headers(memory, list_at, list_length) if has_headers else {}
+    body = take(memory, body_at, body_length) if has_body else b""
     # Spin makes 500 of what is outside 100..600; of those, a server can end a request with these.
     return HttpResponse(status if 200 <= status <= 599 else 500, list(headers.items()), body)
 
 
-def _lift_headers(guest: Guest, pointer: int, count: int) -> dict[bytes, bytes]:
+def _lift_headers(memory: memoryview, pointer: int, count: int) -> dict[bytes, bytes]:
     if count > _MAX_RESPONSE_HEADERS:
         raise BadResponse(
             f"the guest's response has {count} headers, more than {_MAX_RESPONSE_HEADERS}"
@@ -150,15 +154,15 @@ def _lift_headers(guest: Guest, pointer: int, count: int) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     total = 0
     for name_at, name_length, value_at, value_length in _PAIR.iter_unpack(
-        guest.read(pointer, count * _PAIR.size)
+        take(memory, pointer, count * _PAIR.size)
     ):
         total += name_length + value_length
         if total > _MAX_RESPONSE_HEADER_BYTES:
             raise BadResponse(
                 f"the guest's response headers exceed {_MAX_RESPONSE_HEADER_BYTES} bytes"
             )
-        name = guest.read(name_at, name_length)
-        value = guest.read(value_at, value_length)
+        name = take(memory, name_at, name_length)
+        value = take(memory, value_at, value_length)
         if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
             raise BadResponse(
                 f"the guest's response has a bad header: {name[:80]!r}: {value[:80]!r}"

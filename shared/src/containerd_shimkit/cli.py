@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from containerd_shimkit.bootstrap import StartArguments, delete_task, start_shim
-from containerd_shimkit.errors import ShimError
+from containerd_shimkit.errors import ShimError, UnimplementedError
 from containerd_shimkit.proto.types_pb2 import RuntimeInfo, RuntimeVersion
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.zygote import release_standard_streams
@@ -89,6 +89,8 @@ def run(
 
 
 def _run_command(kind: ShimKind, options: argparse.Namespace, detach: Detach) -> int:
+    if not kind.engine:
+        raise UnimplementedError(f"version {kind.version} has no engine for {kind.name} apps yet")
     if options.command == "delete":
         bundle = options.bundle or os.getcwd()
         response = delete_task(options.address, options.namespace, options.id, bundle)

@@ -32,7 +32,8 @@ def main(kind: ShimKind, build_id: str | None) -> int:
     build_id: names the build whose zygote may be used; None, in a source checkout, means none.
     """
     arguments = sys.argv[1:]
-    if build_id is not None and not os.environ.get("CONTAINERD_WASM_SHIMS_NO_ZYGOTE"):
+    forbidden = os.environ.get("CONTAINERD_WASM_SHIMS_NO_ZYGOTE")
+    if build_id is not None and kind.engine and not forbidden:
         if arguments == ["zygote"]:
             from containerd_shimkit.zygote import serve_zygote
 

@@ -15,7 +15,7 @@ class ShimKind:
     """One of the shims, as the kit knows it."""
 
     def __init__(self, name: str, engine: str, version: str) -> None:
-        """name: ``spin``; engine: ``package.module:Class``, imported when it is needed."""
+        """name: ``spin``; engine: ``package.module:Class``, empty where there is none yet."""
         self.name = name
         self.engine = engine
         self.version = version

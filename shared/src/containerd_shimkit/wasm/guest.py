@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Coroutine
+import struct
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from ctypes import byref
+from functools import cache
 from typing import Any, Final
 
 import wasmtime
@@ -30,12 +32,15 @@ _MAX_ARGUMENTS: Final = 16
 
 _Extern = ctypes.c_uint8 * native.EXTERN_SIZE
 _Val = ctypes.c_uint8 * native.VAL_SIZE
-_Vals = ctypes.c_uint8 * (native.VAL_SIZE * _MAX_ARGUMENTS)
 # A raw value is 16 bytes: as 64-bit words, argument n is word 2n.
 _RAW_WORDS: Final = native.RAW_VAL_SIZE // 8
 _Raws = ctypes.c_int64 * (_RAW_WORDS * _MAX_ARGUMENTS)
 
 _U32_MASK: Final = 0xFFFF_FFFF
+
+# As large as a 32-bit memory can be. A view of it is made without asking how large the memory is,
+# which every access through it therefore checks first.
+_WholeMemory = ctypes.c_uint8 * (1 << 32)
 
 _guests: dict[int, Guest] = {}
 """Running guests by the address of their store's context: how an import finds its caller."""
@@ -143,12 +148,12 @@ class Guest:
 
         Raises GuestTrap, GuestExit.
         """
-        self._ticker.note_call()
         if self._template.may_suspend:
             result, error = _Val(), ctypes.c_void_p()
             future = self._start_call(function, arguments, result, 1, error)
             self._finish_now(future, error)
             return ctypes.c_uint32.from_buffer(result, native.VAL_PAYLOAD).value
+        self._ticker.note_call()
         raws = self._raws
         index = 0
         for value in arguments:
@@ -164,6 +169,29 @@ class Guest:
         if failure or self._trap.value:
             self._check(failure)
         return raws[0] & _U32_MASK
+
+    def allocate(self, realloc: Any, requests: Iterable[tuple[int, int]]) -> list[int]:
+        """Return a pointer for each (alignment, size) from ``realloc(0, 0, alignment, size)``.
+
+        What ``call_short`` would do, without its cost for each of many: a request has some twenty.
+        Raises GuestTrap, GuestExit.
+        """
+        if self._template.may_suspend:
+            return [self.call_short(realloc, 0, 0, align, size) for align, size in requests]
+        self._ticker.note_call()
+        func_call, context, raws = native.func_call, self.context, self._raws
+        function, trap = byref(realloc, native.EXTERN_PAYLOAD), byref(self._trap)
+        pointers = []
+        raws[_RAW_WORDS] = 0
+        for align, size in requests:
+            raws[0] = 0  # the result of the call before
+            raws[_RAW_WORDS * 2] = align
+            raws[_RAW_WORDS * 3] = size
+            failure = func_call(context, function, raws, _MAX_ARGUMENTS, trap)
+            if failure or self._trap.value:
+                self._check(failure)
+            pointers.append(raws[0] & _U32_MASK)
+        return pointers
 
     async def call(self, function: Any, *arguments: int, results: int = 1) -> int:
         """Call an exported function of i32 parameters and zero or one i32 ``results``.
@@ -195,11 +223,7 @@ class Guest:
         error: ctypes.c_void_p,
     ) -> int:
         """Return a future of the call. wasmtime copies the arguments, keeps the other pointers."""
-        values = _Vals()
-        for index, value in enumerate(arguments):
-            offset = index * native.VAL_SIZE
-            values[offset] = native.VAL_I32
-            ctypes.c_uint32.from_buffer(values, offset + native.VAL_PAYLOAD).value = value
+        values = _packer(len(arguments)).pack(*arguments)
         return native.func_call_async(  # type: ignore[no-any-return]
             self.context,
             byref(function, native.EXTERN_PAYLOAD),
@@ -242,35 +266,53 @@ class Guest:
     # present size.
 
     def use_memory(self, memory: Any) -> None:
-        """Set which exported memory ``read`` and ``write`` mean."""
+        """Set which exported memory ``memory``, ``read`` and ``write`` mean."""
         self._memory = memory
 
-    def _span(self, pointer: int, length: int) -> int:
+    def memory(self) -> memoryview:
+        """Return the guest's memory as it is now. Not to be used once the guest has run again."""
         memory = byref(self._memory, native.EXTERN_PAYLOAD)
         size = native.memory_data_size(self.context, memory)
-        if pointer < 0 or length < 0 or pointer + length > size:
-            raise GuestMemoryError(
-                f"the guest named {length} bytes at {pointer:#x}; its memory ends at {size:#x}"
-            )
-        return int(native.memory_data(self.context, memory)) + pointer
+        whole = _WholeMemory.from_address(native.memory_data(self.context, memory))
+        return memoryview(whole).cast("B")[:size]
 
     def read(self, pointer: int, length: int) -> bytes:
         """Copy ``length`` bytes out. Raises GuestMemoryError beyond the end."""
-        return ctypes.string_at(self._span(pointer, length), length)
-
-    def write_all(self, writes: list[tuple[int, bytes]]) -> None:
-        """Copy each (pointer, data) in. Raises GuestMemoryError beyond the end."""
-        memory = byref(self._memory, native.EXTERN_PAYLOAD)
-        size = native.memory_data_size(self.context, memory)
-        base = native.memory_data(self.context, memory)
-        for pointer, data in writes:
-            if pointer + len(data) > size:
-                self._span(pointer, len(data))  # raises
-            ctypes.memmove(base + pointer, data, len(data))
+        return take(self.memory(), pointer, length)
 
     def write(self, pointer: int, data: bytes) -> None:
         """Copy ``data`` in. Raises GuestMemoryError beyond the end."""
-        ctypes.memmove(self._span(pointer, len(data)), data, len(data))
+        put(self.memory(), pointer, data)
+
+
+def take(memory: memoryview, pointer: int, length: int) -> bytes:
+    """Copy ``length`` bytes out of a guest's memory. Raises GuestMemoryError beyond its end."""
+    data = memory[pointer : pointer + length].tobytes() if pointer >= 0 else b""
+    if len(data) != length:
+        raise _beyond(memory, pointer, length)
+    return data
+
+
+def put(memory: memoryview, pointer: int, data: bytes) -> None:
+    """Copy ``data`` into a guest's memory. Raises GuestMemoryError beyond its end."""
+    end = pointer + len(data)
+    if pointer < 0 or end > len(memory):
+        raise _beyond(memory, pointer, len(data))
+    memory[pointer:end] = data
+
+
+def _beyond(memory: memoryview, pointer: int, length: int) -> GuestMemoryError:
+    return GuestMemoryError(
+        f"the guest named {length} bytes at {pointer:#x}; its memory ends at {len(memory):#x}"
+    )
+
+
+@cache
+def _packer(count: int) -> struct.Struct:
+    """Return what makes ``count`` wasmtime_val_t of u32 values; kind 0 is i32."""
+    assert native.VAL_I32 == 0
+    rest = native.VAL_SIZE - native.VAL_PAYLOAD - 4
+    return struct.Struct("<" + f"{native.VAL_PAYLOAD}xI{rest}x" * count)
 
 
 # Asynchronous imports
