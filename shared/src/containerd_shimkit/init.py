@@ -6,6 +6,7 @@ Everything here runs isolated, as the container's user.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -49,6 +50,9 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
     set_pdeathsig(signal.SIGKILL)
     if failure is not None:
         return _fail(control, stderr, failure)
+    # The app is there to stay; the collector need not look at it again while requests are served.
+    gc.collect()
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(control, engine, app, stderr))
 

@@ -50,6 +50,7 @@ from containerd_shimkit.linux.syscalls import (
     step,
 )
 from containerd_shimkit.oci.bundle import Bundle
+from containerd_shimkit.oci.spec import Spec
 from containerd_shimkit.runtime import ShimKind, cache_directory
 from containerd_shimkit.stdio import Stdio, StdioNames
 from containerd_shimkit.wasm.cache import CompiledModuleCache
@@ -211,7 +212,8 @@ def _init(
     setproctitle(
         f"{request.kind.binary} engine -namespace {request.namespace} -id {request.task_id}"
     )
-    warnings = warnings + _isolate(request, plan, cgroup)
+    warnings += _isolate(request, plan, cgroup)
+    warnings += _not_applied(request.bundle.spec)
     control.report("created", warnings=warnings)
     engine = _load_engine(request.kind)
     return init.run(request, control, engine, compiler)
@@ -260,6 +262,17 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     with step(f'change to directory "{spec.process.cwd}"'):
         os.chdir(spec.process.cwd)
     return warnings
+
+
+def _not_applied(spec: Spec) -> list[str]:
+    """Return a sentence for each part of the isolation that is asked for and not done yet."""
+    asked = {
+        "seccomp profile": spec.linux.seccomp,
+        f'AppArmor profile "{spec.process.apparmor_profile}"': spec.process.apparmor_profile,
+        f'SELinux label "{spec.process.selinux_label}"': spec.process.selinux_label,
+        f"hooks ({', '.join(spec.hooks)})": spec.hooks,
+    }
+    return [f"{what}: not applied by this version" for what, value in asked.items() if value]
 
 
 def _load_engine(kind: ShimKind) -> Any:

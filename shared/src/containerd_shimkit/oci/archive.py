@@ -32,12 +32,16 @@ _GZIP_FORMAT = 31  # wbits: a gzip header, without a time; source: zlib.h, defla
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One regular file of an image, owned by root."""
+    """One file of an image, owned by root."""
 
     path: str
     """Relative to the image's root: ``bin/httpd``."""
-    data: bytes
+    data: bytes = b""
     mode: int = 0o644
+    kind: bytes = tarfile.REGTYPE
+    """Or another type of a tar member: ``tarfile.SYMTYPE``, ``tarfile.FIFOTYPE``."""
+    link: str = ""
+    """What a link leads to."""
 
 
 def machine_architecture() -> str:
@@ -141,6 +145,8 @@ def tar_files(files: Iterable[ImageFile]) -> bytes:
             else:
                 member.size = len(by_path[path].data)
                 member.mode = by_path[path].mode
+                member.type = by_path[path].kind
+                member.linkname = by_path[path].link
                 tar.addfile(member, io.BytesIO(by_path[path].data))
     return content.getvalue()
 

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from containerd_shimkit.task.state import TaskState, require
 
 _MAX_PACKET: Final = 64 << 10
 _MAX_SIGNAL: Final = 64
+_CGROUP_SECONDS: Final = 2.0
+_CGROUP_RETRY_SECONDS: Final = 0.005
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class Container:
             await stage
             if self.pid:
                 await self.exit
-            self.clean_up()
+            await self.clean_up()
             raise
 
     async def _await_prepared(self) -> None:
@@ -149,6 +152,8 @@ class Container:
         # Not reaped yet, so the pid cannot belong to anybody else.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+        if number == signal.SIGKILL and self.state is TaskState.PAUSED and self._cgroup is not None:
+            self._cgroup.thaw()  # frozen by version 1, it would not even die
 
     def pids(self) -> list[int]:
         """Return the pids of the container's processes."""
@@ -192,16 +197,23 @@ class Container:
         if not self.exit.done():
             self.kill(signal.SIGKILL)
         exit_ = await self.exit
-        self.clean_up()
+        await self.clean_up()
         return exit_
 
-    def clean_up(self) -> None:
+    async def clean_up(self) -> None:
         """Remove cgroup and socket. The rootfs went with the init's mount namespace."""
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._cgroup is not None:
-            self._cgroup.delete()
+        if self._cgroup is None:
+            return
+        # The kernel takes a moment to empty a cgroup whose last process was just reaped.
+        deadline = time.monotonic() + _CGROUP_SECONDS
+        while not self._cgroup.try_delete():
+            if time.monotonic() > deadline:
+                log.warning("cgroup %s is still in use: left behind", self._cgroup.path)
+                return
+            await asyncio.sleep(_CGROUP_RETRY_SECONDS)
 
 
 ContainerFactory = Callable[[SandboxRequest], Container]

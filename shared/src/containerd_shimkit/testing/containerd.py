@@ -155,7 +155,12 @@ class Containerd:
     def scope(self) -> list[str]:
         """What the paths and environments of all that belongs to this daemon mention."""
         # With a separator at the end: /x/test-1 is not part of /x/test-10.
-        return [f"{self.directory}/", f"{self.runtime_dir}/", f"/{self.namespace}"]
+        return [
+            f"{self.directory}/",
+            f"{self.runtime_dir}/",
+            f"/{self.namespace}",
+            f"-namespace {self.namespace} ",  # the engine of a container, even without its shim
+        ]
 
     def bundle(self, task_id: str, namespace: str | None = None) -> Path:
         """Return the directory that ``start`` runs in for this task."""
