@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from containerd_shimkit.errors import InvalidArgumentError
+from containerd_shimkit.errors import ExitCode, InvalidArgumentError
 
 DEFAULT_ADDRESS: Final = "0.0.0.0:80"
 
 
 class SettingError(InvalidArgumentError):
     """An environment variable has a value that cannot be used."""
+
+    exit_code = ExitCode.MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +30,6 @@ from containerd_shimkit.linux.mounts import unmount
 from containerd_shimkit.oci.bundle import Bundle
 from containerd_shimkit.proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from containerd_shimkit.proto.task_pb2 import DeleteResponse
-from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.task.record import InitRecord
 
 _SOCKET_DIRECTORY: Final = "/run/containerd/s"
@@ -57,8 +55,8 @@ class StartArguments:
 # start
 
 
-def start_shim(kind: ShimKind, arguments: StartArguments, detach: Callable[[], None]) -> int:
-    """Print the address of the pod's shim, and become that shim if there is none yet.
+def start_shim(arguments: StartArguments) -> socket.socket | None:
+    """Print the address of the pod's shim; return the listening socket if this is to become it.
 
     Raises BundleError, UnavailableError.
     """
@@ -73,12 +71,7 @@ def start_shim(kind: ShimKind, arguments: StartArguments, detach: Callable[[], N
     (bundle.path / "address").write_text(address)
     sys.stdout.buffer.write(_bootstrap_answer(address, params))
     sys.stdout.buffer.flush()
-    if listener is None:
-        return 0
-    detach()
-    from containerd_shimkit.shim import run_shim
-
-    return run_shim(kind, arguments, listener, path)
+    return listener
 
 
 def socket_path(

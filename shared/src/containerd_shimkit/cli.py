@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from containerd_shimkit.background import fork_into_background
 from containerd_shimkit.bootstrap import StartArguments, delete_task, start_shim
 from containerd_shimkit.errors import ShimError, UnimplementedError
 from containerd_shimkit.proto.types_pb2 import RuntimeInfo, RuntimeVersion
 from containerd_shimkit.runtime import ShimKind
-from containerd_shimkit.zygote import release_standard_streams
+from containerd_shimkit.shim import run_shim
 
 _EXIT_USAGE = 64  # EX_USAGE
 _EXIT_FAILED = 1  # what containerd's own shims exit with; the reason is on stderr
@@ -82,7 +83,7 @@ def run(
         sys.stderr.write(f"{kind.binary}: {options.command} needs -{' and -'.join(missing)}\n")
         return _EXIT_USAGE
     try:
-        return _run_command(kind, options, detach or _fork_into_background)
+        return _run_command(kind, options, detach or fork_into_background)
     except (ShimError, OSError) as exc:
         sys.stderr.write(f"{kind.binary}: {exc}\n")
         return _EXIT_FAILED
@@ -104,15 +105,11 @@ def _run_command(kind: ShimKind, options: argparse.Namespace, detach: Detach) ->
         bundle=os.getcwd(),
         debug=options.debug,
     )
-    return start_shim(kind, start, detach)
-
-
-def _fork_into_background() -> None:
-    sys.stdout.flush()
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    release_standard_streams()
+    listener = start_shim(start)
+    if listener is not None:
+        detach()
+        return run_shim(kind, start, listener)
+    return 0
 
 
 def version_text(kind: ShimKind, build_id: str | None) -> str:

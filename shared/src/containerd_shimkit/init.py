@@ -11,18 +11,16 @@ import logging
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import uvloop
 
+from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine, RuntimeContext
 from containerd_shimkit.errors import ExitCode, ShimError
 from containerd_shimkit.linux.syscalls import set_pdeathsig
 from containerd_shimkit.output import OutputHandler, OutputWriter
 from containerd_shimkit.wasm.compiler import request_compiled
-
-if TYPE_CHECKING:
-    from containerd_shimkit.sandbox import Control, SandboxRequest
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """Each stops the app: requests in flight may end. A second one ends the process at once."""

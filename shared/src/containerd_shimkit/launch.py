@@ -4,9 +4,6 @@ Every module imported here is paid for at every container start, so there are th
 or tiny. ``start`` and ``delete`` are sent with their environment, working directory and standard
 descriptors; the zygote forks a process that does the work as if it had been executed, and answers
 with its exit code.
-
-The message is one packet: counts, arguments, environment and directory, separated by NUL, which
-none of them can contain; the descriptors travel beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +12,8 @@ import _socket
 import os
 import sys
 
-from containerd_shimkit.runtime import ShimKind, run_directory
+from containerd_shimkit.handover import encode, zygote_socket
+from containerd_shimkit.runtime import ShimKind
 
 ANSWER_SECONDS = 5.0  # containerd itself gives `delete` 5 s; a warm zygote takes milliseconds
 FIRST_ANSWER_SECONDS = 20.0  # the zygote was just started and is importing
@@ -48,11 +46,6 @@ def main(kind: ShimKind, build_id: str | None) -> int:
     return run(kind, build_id, arguments)
 
 
-def zygote_socket(kind: ShimKind, build_id: str) -> str:
-    """Return the path of the socket of this build's zygote."""
-    return f"{run_directory()}/{kind.name}-{build_id}.sock"
-
-
 def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
     """Have the zygote run ``arguments``; return the exit code. Raises Unanswered."""
     path = zygote_socket(kind, build_id)
@@ -65,7 +58,7 @@ def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
         seconds = FIRST_ANSWER_SECONDS
     try:
         connection.settimeout(seconds)
-        connection.sendmsg([_encode(arguments)], [_standard_descriptors()])
+        connection.sendmsg([encode(arguments)], [_standard_descriptors()])
         answer = connection.recv(1)
     except TimeoutError as exc:
         _forget(path)  # it hangs: the next start makes another one
@@ -88,22 +81,6 @@ def _connect(path: str) -> _socket.socket | None:
         connection.close()
         return None
     return connection
-
-
-def _encode(arguments: list[str]) -> bytes:
-    environment = [f"{name}={value}" for name, value in os.environ.items()]
-    head = [str(len(arguments)), str(len(environment))]
-    return os.fsencode("\0".join([*head, *arguments, *environment, os.getcwd()]))
-
-
-def decode(message: bytes) -> tuple[list[str], dict[str, str], str]:
-    """Return arguments, environment and working directory of a message of ``forward``."""
-    parts = os.fsdecode(message).split("\0")
-    count, environment_count = int(parts[0]), int(parts[1])
-    arguments = parts[2 : 2 + count]
-    environment = parts[2 + count : 2 + count + environment_count]
-    pairs = dict(entry.split("=", 1) for entry in environment)
-    return arguments, pairs, parts[2 + count + environment_count]
 
 
 def _standard_descriptors() -> tuple[int, int, bytes]:

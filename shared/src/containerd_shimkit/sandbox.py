@@ -20,26 +20,23 @@ Neither process ever returns.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
-import json
 import os
 import signal
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from setproctitle import setproctitle
 
 from containerd_shimkit import init
-from containerd_shimkit.errors import ExitCode, SandboxError, ShimError
+from containerd_shimkit.control import Control, SandboxRequest
+from containerd_shimkit.errors import ExitCode, SandboxError
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
-from containerd_shimkit.linux.mounts import RootfsMount, mount_rootfs
+from containerd_shimkit.linux.mounts import mount_rootfs
 from containerd_shimkit.linux.namespaces import NamespacePlan
 from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propagation
 from containerd_shimkit.linux.syscalls import (
@@ -49,53 +46,13 @@ from containerd_shimkit.linux.syscalls import (
     setns,
     step,
 )
-from containerd_shimkit.oci.bundle import Bundle
 from containerd_shimkit.oci.spec import Spec
 from containerd_shimkit.runtime import ShimKind, cache_directory
-from containerd_shimkit.stdio import Stdio, StdioNames
+from containerd_shimkit.stdio import Stdio
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 from containerd_shimkit.wasm.compiler import serve_compiler
 
 _FIRST_FREE: Final = 3  # after the standard streams
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxRequest:
-    """Everything about a container that its first process has to know."""
-
-    kind: ShimKind
-    namespace: str
-    task_id: str
-    bundle: Bundle
-    rootfs: Sequence[RootfsMount]
-    stdio: StdioNames
-
-
-class Control:
-    """The sandbox's end of the socket pair to the shim."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-
-    def report(self, event: str, **fields: Any) -> None:
-        """Tell the shim; a shim that is gone is noticed elsewhere."""
-        with contextlib.suppress(OSError):
-            self.connection.send(json.dumps({"event": event, **fields}).encode())
-
-    def report_failure(self, exc: BaseException) -> int:
-        """Tell the shim why this process ends; return its exit code."""
-        code, status = ExitCode.INTERNAL, ShimError.status
-        if isinstance(exc, ShimError):
-            code, status = exc.exit_code, exc.status
-        message = str(exc) or repr(exc)
-        self.report("failed", message=message[:8192], exit_code=code, status=status)
-        return code
-
-    def wait_for_start(self) -> bool:
-        """Return True when the shim says start, False when it is gone."""
-        with contextlib.suppress(OSError):
-            return self.connection.recv(64) == b"start"
-        return False
 
 
 def fork_stage(request: SandboxRequest, shim_end: socket.socket, our_end: socket.socket) -> int:

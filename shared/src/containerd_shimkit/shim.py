@@ -13,11 +13,13 @@ import os
 import signal
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from setproctitle import setproctitle
 
 from containerd_shimkit import log as shim_log
+from containerd_shimkit.bootstrap import StartArguments
+from containerd_shimkit.control import SandboxRequest
 from containerd_shimkit.errors import status_of
 from containerd_shimkit.events import ContainerdPublisher, Publisher
 from containerd_shimkit.linux.syscalls import set_child_subreaper
@@ -25,12 +27,8 @@ from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.rpc.server import Method, Server
 from containerd_shimkit.runtime import ShimKind
-from containerd_shimkit.sandbox import SandboxRequest
 from containerd_shimkit.task.container import Container
 from containerd_shimkit.task.service import SERVICES, TaskService
-
-if TYPE_CHECKING:
-    from containerd_shimkit.bootstrap import StartArguments
 
 UNUSED_SECONDS: Final = 120.0
 """A shim that never gets a container ends by itself: containerd died between start and Create."""
@@ -38,8 +36,9 @@ UNUSED_SECONDS: Final = 120.0
 log = logging.getLogger(__name__)
 
 
-def run_shim(kind: ShimKind, arguments: StartArguments, listener: socket.socket, path: str) -> int:
+def run_shim(kind: ShimKind, arguments: StartArguments, listener: socket.socket) -> int:
     """Serve on ``listener`` until containerd shuts the shim down; remove its socket at the end."""
+    path = listener.getsockname()
     level = logging.DEBUG if arguments.debug else logging.INFO
     shim_log.configure(level, Path(arguments.bundle) / "log", runtime=kind.runtime)
     _import_engine_early(kind)

@@ -15,7 +15,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from pathlib import Path
 from types import FrameType
@@ -23,14 +22,16 @@ from typing import Final
 
 from setproctitle import setproctitle
 
-from containerd_shimkit.launch import decode, zygote_socket
+from containerd_shimkit.background import release_standard_streams
+from containerd_shimkit.cli import run
+from containerd_shimkit.handover import decode, zygote_socket
+from containerd_shimkit.rpc.server import peer_uid
 from containerd_shimkit.runtime import ShimKind
 
 IDLE_SECONDS: Final = 600.0
 _WAKE_SECONDS: Final = 30.0  # how often an idle zygote looks whether its socket is still there
 _MAX_MESSAGE: Final = 1 << 20
 _LISTENER: Final = 3
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: struct ucred, socket(7)
 
 
 def serve_zygote(kind: ShimKind, build_id: str) -> int:
@@ -49,8 +50,6 @@ def serve_zygote(kind: ShimKind, build_id: str) -> int:
 
 def _import_everything(kind: ShimKind) -> None:
     """Import what any child may need: after pivot_root there is nothing to import from."""
-    importlib.import_module("containerd_shimkit.cli")
-    importlib.import_module("containerd_shimkit.shim")
     importlib.import_module(kind.engine.split(":")[0])
     gc.collect()
     gc.freeze()
@@ -114,7 +113,7 @@ class Zygote:
             except OSError:
                 return
             try:
-                if _peer_uid(connection) in (0, os.geteuid()) and len(descriptors) == 3 and message:
+                if peer_uid(connection) in (0, os.geteuid()) and len(descriptors) == 3 and message:
                     self._fork(connection, message, descriptors)
             finally:
                 for descriptor in descriptors:
@@ -132,8 +131,6 @@ class Zygote:
         answer = _Answer(connection)
         try:
             self._become(message, descriptors)
-            from containerd_shimkit.cli import run
-
             arguments, _, _ = decode(message)
             code = run(self._kind, self._build_id, arguments, detach=answer.detach)
         except BaseException as exc:
@@ -180,21 +177,6 @@ class _Answer:
         """Let the command end with success while this process goes on."""
         release_standard_streams()
         self.send(0)
-
-
-def release_standard_streams() -> None:
-    """Point descriptors 0, 1 and 2 at /dev/null: containerd reads them until nobody holds them."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    os.close(null)
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

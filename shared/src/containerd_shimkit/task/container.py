@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from containerd_shimkit.control import SandboxRequest
 from containerd_shimkit.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -23,7 +24,7 @@ from containerd_shimkit.errors import (
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.oci.spec import parse_resources
 from containerd_shimkit.reaper import Exit, Reaper
-from containerd_shimkit.sandbox import SandboxRequest, fork_stage
+from containerd_shimkit.sandbox import fork_stage
 from containerd_shimkit.task.record import InitRecord
 from containerd_shimkit.task.state import TaskState, require
 

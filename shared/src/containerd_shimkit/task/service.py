@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from containerd_shimkit.control import SandboxRequest
 from containerd_shimkit.errors import (
     AlreadyExistsError,
     InvalidArgumentError,
@@ -31,7 +32,6 @@ from containerd_shimkit.proto import process_pb2 as types
 from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.reaper import Exit
 from containerd_shimkit.runtime import ShimKind
-from containerd_shimkit.sandbox import SandboxRequest
 from containerd_shimkit.stdio import StdioNames
 from containerd_shimkit.task.container import Container, ContainerFactory
 from containerd_shimkit.task.state import TaskState

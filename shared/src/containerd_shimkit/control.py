@@ -1,0 +1,59 @@
+"""What a shim tells a container's first processes, and what they report back.
+
+The request comes with the fork. The reports are JSON objects, one a packet: ``pid``, ``created``,
+``prepared``, ``ready``, or ``failed`` with the reason; the shim's one answer is ``start``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from containerd_shimkit.errors import ExitCode, ShimError
+from containerd_shimkit.linux.mounts import RootfsMount
+from containerd_shimkit.oci.bundle import Bundle
+from containerd_shimkit.runtime import ShimKind
+from containerd_shimkit.stdio import StdioNames
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """Everything about a container that its first process has to know."""
+
+    kind: ShimKind
+    namespace: str
+    task_id: str
+    bundle: Bundle
+    rootfs: Sequence[RootfsMount]
+    stdio: StdioNames
+
+
+class Control:
+    """The sandbox's end of the socket pair to the shim."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+
+    def report(self, event: str, **fields: Any) -> None:
+        """Tell the shim; a shim that is gone is noticed elsewhere."""
+        with contextlib.suppress(OSError):
+            self.connection.send(json.dumps({"event": event, **fields}).encode())
+
+    def report_failure(self, exc: BaseException) -> int:
+        """Tell the shim why this process ends; return its exit code."""
+        code, status = ExitCode.INTERNAL, ShimError.status
+        if isinstance(exc, ShimError):
+            code, status = exc.exit_code, exc.status
+        message = str(exc) or repr(exc)
+        self.report("failed", message=message[:8192], exit_code=code, status=status)
+        return code
+
+    def wait_for_start(self) -> bool:
+        """Return True when the shim says start, False when it is gone."""
+        with contextlib.suppress(OSError):
+            return self.connection.recv(64) == b"start"
+        return False
