@@ -72,6 +72,12 @@ class HttpComponent:
         """
         check_imports(module, host.linker, wasmtime.Store(host.engine), name)
         exports = {export.name: _function_type(export.type) for export in module.exports}
+        # Whatever else had this name would be read as a memory, which ends the process.
+        if not any(
+            export.name == "memory" and isinstance(export.type, wasmtime.MemoryType)
+            for export in module.exports
+        ):
+            exports.pop("memory", None)
         if executor.type == "wagi":
             _check_entrypoint(exports, executor.entrypoint, name)
         else:

@@ -39,7 +39,8 @@ class OutputWriter:
             self._enqueue(data[written:])
 
     def _enqueue(self, data: bytes) -> None:
-        room = MAX_BUFFERED_BYTES - len(self._buffer)
+        # After a loss everything waits for its notice, or it would seem that the loss came later.
+        room = 0 if self._dropped else MAX_BUFFERED_BYTES - len(self._buffer)
         self._dropped += max(0, len(data) - room)
         if not self._buffer and not self._watch():
             return

@@ -94,6 +94,10 @@ class HttpTrigger:
             log.error("component %r: %s took more than %g s", component.id, _line(scope), seconds)
             await respond_text(send, 504, "the component took too long\n")
             return
+        except asyncio.CancelledError:  # by the server, when the time to drain is over
+            log.error("component %r: %s is cut off: the app stops", component.id, _line(scope))
+            await respond_text(send, 503, "the app stops\n", _CLOSE)
+            return
         except (GuestError, ShimError) as exc:
             log.error("component %r: %s failed: %s", component.id, _line(scope), exc)
             status, headers, content = 500, [], b""
@@ -148,19 +152,14 @@ class HttpTrigger:
                 raise RequestRefusedError(
                     413, f"the body has {int(value)} bytes, more than {limit}"
                 )
-        message = await receive()
-        if message["type"] == "http.request" and not message["more_body"]:
-            return bytes(message["body"])
         parts = bytearray()
-        while True:
-            if message["type"] != "http.request":
-                raise ClientGone
+        while (message := await receive())["type"] == "http.request":
             parts += message["body"]
             if len(parts) > limit:
                 raise RequestRefusedError(413, f"the body has more than {limit} bytes")
             if not message["more_body"]:
                 return bytes(parts)
-            message = await receive()
+        raise ClientGone
 
 
 def _line(scope: Scope) -> str:

@@ -28,6 +28,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BACKLOG: Final = 2048
+_LINGER_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class HttpSettings:
     max_head_bytes: int = 64 << 10
     """Request line and headers together; beyond it 431."""
     head_timeout_seconds: float = 30.0
-    """For a request's head to arrive on a new connection."""
+    """For a request's head to arrive, on a new connection or from its first byte on."""
     keep_alive_seconds: float = 75.0
     """An idle connection is closed after this (nginx's default)."""
     drain_seconds: float = 10.0
@@ -138,14 +139,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._server = server
         self._head_bytes = 0
         self._in_head = True
+        self._mixed = False
+        self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(  # type: ignore[override]  # uvicorn's protocol takes full transports only
         self, transport: asyncio.Transport
     ) -> None:
         super().connection_made(transport)
-        timeout = self._server.settings.head_timeout_seconds
-        self._head_timer = self.loop.call_later(timeout, self._close_silently)
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
@@ -153,9 +155,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._server.connection_closed.set()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._mixed = False
         super().data_received(data)
-        if self._in_head and self.parser is not None:
-            # The parser collects an unfinished header without any bound of its own.
+        # The parser collects an unfinished header without any bound of its own. Where a head begins
+        # behind another request is not known, so that piece does not count.
+        if self._in_head and not self._mixed and self.parser is not None:
             self._head_bytes += len(data)
             if self._head_bytes > self._server.settings.max_head_bytes:
                 self._refuse_head()
@@ -163,6 +169,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         self._head_bytes = 0
+        if self._head_timer is None:
+            self._start_head_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -174,20 +182,51 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             return
         app, self.app = self.app, _answer_431
+        self.url = b"/"  # the parser of URLs refuses long ones with a 400
         super().on_headers_complete()
         self.app = app
 
+    def on_message_complete(self) -> None:
+        self._mixed = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._end_after_response():
+            super().send_400_response(msg)
+
+    def _end_after_response(self) -> bool:
+        """Take no more requests if one is in flight: what we wrote now would pass for its answer.
+
+        Returns whether one is.
+        """
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        self._refused = True
+        self.cycle.keep_alive = False
+        return True
+
     def _refuse_head(self) -> None:
+        self._stop_head_timer()
+        if self._end_after_response():
+            return
+        self._refused = True
         message = b"the request's headers are too large\n"
         self.transport.write(
             b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
             b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%b" % (len(message), message)
         )
-        self.transport.close()
+        # Closing with data unread resets the connection, and the client may never see the answer.
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _close_silently(self) -> None:
-        if not self.transport.is_closing():
+        self._head_timer = None
+        if not self.transport.is_closing() and not self._end_after_response():
             self.transport.close()
+
+    def _start_head_timer(self) -> None:
+        timeout = self._server.settings.head_timeout_seconds
+        self._head_timer = self.loop.call_later(timeout, self._close_silently)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

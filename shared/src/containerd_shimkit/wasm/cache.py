@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import stat
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,8 @@ class CompiledModuleCache:
         """
         path = self.directory / (key + _SUFFIX)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(path, flags)
         except OSError:
             return None
         if _is_intact(descriptor):
@@ -85,8 +87,9 @@ class CompiledModuleCache:
 
 
 def _is_intact(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    if size <= DIGEST_BYTES:
+    status = os.fstat(descriptor)
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode) or size <= DIGEST_BYTES:
         return False
     with (
         mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as data,

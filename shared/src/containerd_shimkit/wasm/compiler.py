@@ -65,11 +65,11 @@ def serve_compiler(connection: socket.socket, cache: CompiledModuleCache) -> Non
     """Answer requests until the other end is closed. Blocks; for a process of its own."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, _MAX_MESSAGE, 1)
-        if not message:
+        if not message or not descriptors:
             return
         try:
             compiled = compile_cached(descriptors[0], cache)
-        except ShimError as exc:
+        except (ShimError, OSError) as exc:  # OSError: no room for the result, no process
             connection.send(f"error: {exc}".encode()[:_MAX_MESSAGE])
         else:
             socket.send_fds(connection, [b"ok"], [compiled])
@@ -87,12 +87,12 @@ def compile_cached(wasm: int, cache: CompiledModuleCache) -> int:
     """
     from containerd_shimkit.wasm.engine import COMPILER_FINGERPRINT
 
-    with _map_wasm(wasm) as data:
-        key = cache_key(hashlib.sha256(data).digest(), COMPILER_FINGERPRINT)
-        found = cache.open(key)
-        if found is not None:
-            return found
-        output = _compile_in_child(data)
+    data = _read_wasm(wasm)
+    key = cache_key(hashlib.sha256(data).digest(), COMPILER_FINGERPRINT)
+    found = cache.open(key)
+    if found is not None:
+        return found
+    output = _compile_in_child(data)
     try:
         with mmap.mmap(output, 0, prot=mmap.PROT_READ) as code:
             cache.store(key, code)
@@ -105,30 +105,33 @@ def compile_cached(wasm: int, cache: CompiledModuleCache) -> int:
     return stored
 
 
-def _map_wasm(wasm: int) -> mmap.mmap:
-    """Map the file after the checks that need no compiler."""
+def _read_wasm(wasm: int) -> bytes:
+    """Return the file's contents after the checks that need no compiler.
+
+    A copy: whoever can write to the file must not have one content hashed and another compiled, nor
+    kill us by cutting off what is mapped.
+    """
     status = os.fstat(wasm)
     if not stat.S_ISREG(status.st_mode):
         raise ModuleError("is no regular file")
     if status.st_size > MAX_WASM_BYTES:
         raise ModuleError(f"has {status.st_size} bytes; at most {MAX_WASM_BYTES} are allowed")
-    if status.st_size < 8:
-        raise ModuleError(f"has {status.st_size} bytes, which is too short for WebAssembly")
-    data = mmap.mmap(wasm, status.st_size, prot=mmap.PROT_READ)
+    with open(wasm, "rb", closefd=False) as file:
+        file.seek(0)
+        data = file.read(status.st_size)
+    if len(data) < 8:
+        raise ModuleError(f"has {len(data)} bytes, which is too short for WebAssembly")
     head = data[:8]
     if head[:4] != _MAGIC:
-        data.close()
         raise ModuleError(f"is no WebAssembly: it starts with {head[:4]!r}, not with {_MAGIC!r}")
     if head[4:] == _COMPONENT_VERSION:
-        data.close()
         raise ModuleError("is a component; this version of the shim runs core modules")
     if head[4:] != _CORE_VERSION:
-        data.close()
         raise ModuleError(f"has WebAssembly version {head[4:].hex()}, not 01000000")
     return data
 
 
-def _compile_in_child(data: mmap.mmap) -> int:
+def _compile_in_child(data: bytes) -> int:
     """Return a descriptor of an unlinked file with the compiled code; raises ModuleError.
 
     The child may use threads and much memory, and is gone afterwards.
@@ -162,7 +165,7 @@ def _unlinked_file() -> int:
     return descriptor
 
 
-def _compile_and_exit(data: mmap.mmap, output: int, report: int) -> None:
+def _compile_and_exit(data: bytes, output: int, report: int) -> None:
     """Compile in a forked child. Never returns."""
     code = 1
     try:
@@ -172,7 +175,7 @@ def _compile_and_exit(data: mmap.mmap, output: int, report: int) -> None:
         from containerd_shimkit.wasm.engine import compiler_config
 
         try:
-            module = wasmtime.Module(wasmtime.Engine(compiler_config()), bytes(data))
+            module = wasmtime.Module(wasmtime.Engine(compiler_config()), data)
             with open(output, "wb", closefd=False) as file:
                 file.write(module.serialize())
             code = 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from ctypes import byref
@@ -81,6 +82,7 @@ class Guest:
         "_ticker",
         "_trap",
         "_waiting",
+        "clock_origin_ns",
         "context",
     )
 
@@ -105,6 +107,8 @@ class Guest:
             native.store_limiter(self._store, max_memory_bytes, -1, -1, -1, -1)
             native.set_epoch_deadline(self.context, SHORT_CALL_TICKS)
             native.raise_failure(native.context_set_wasi(self.context, wasi_config), None)
+            # wasmtime counts the guest's monotonic clock from about here.
+            self.clock_origin_ns = time.monotonic_ns()
             ticker.note_call()
             self._instantiate()
         except BaseException:
@@ -346,7 +350,7 @@ def _poll_import(token: int) -> bool:
     if not pending.task.done():
         return False
     try:
-        value = pending.task.result()
+        value = pending.task.result() & _U32_MASK
     except asyncio.CancelledError:
         _set_trap(pending.trap_return, "the host call was cancelled")
     except Exception as exc:
@@ -354,7 +358,7 @@ def _poll_import(token: int) -> bool:
     else:
         ctypes.c_uint8.from_address(pending.results).value = native.VAL_I32
         payload = ctypes.c_uint32.from_address(pending.results + native.VAL_PAYLOAD)
-        payload.value = value & _U32_MASK
+        payload.value = value
     return True
 
 

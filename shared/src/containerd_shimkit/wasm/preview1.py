@@ -56,21 +56,32 @@ async def _poll_oneoff(
     entries = list(_SUBSCRIPTION.iter_unpack(guest.read(subscriptions, count * _SUBSCRIPTION.size)))
     ready = [_EVENT.pack(entry[0], 0, entry[1], 0, 0) for entry in entries if entry[1] != _CLOCK]
     if not ready:
-        waits = [(_clock_wait_seconds(entry), entry[0]) for entry in entries]
+        waits = [(_clock_wait_ns(guest, entry), entry[0]) for entry in entries]
         shortest = min(wait for wait, _ in waits)
-        await asyncio.sleep(min(shortest, _MAX_SLEEP_SECONDS))
+        await _sleep(shortest)
         ready = [_EVENT.pack(data, 0, _CLOCK, 0, 0) for wait, data in waits if wait <= shortest]
     guest.write(events, b"".join(ready))
     guest.write(event_count, struct.pack("<I", len(ready)))
     return _ERRNO_SUCCESS
 
 
-def _clock_wait_seconds(entry: tuple[int, ...]) -> float:
+def _clock_wait_ns(guest: Guest, entry: tuple[int, ...]) -> int:
     _, _, clock, timeout_ns, _, flags = entry
-    if flags & _ABSTIME:
-        now = time.time_ns() if clock == _REALTIME else time.monotonic_ns()
-        timeout_ns = max(0, timeout_ns - now)
-    return timeout_ns / 1e9
+    if not flags & _ABSTIME:
+        return timeout_ns
+    monotonic = time.monotonic_ns() - guest.clock_origin_ns
+    return max(0, timeout_ns - (time.time_ns() if clock == _REALTIME else monotonic))
+
+
+async def _sleep(duration_ns: int) -> None:
+    """Return when the time is over, and never before: uvloop's timers are whole milliseconds."""
+    end = time.monotonic_ns() + duration_ns
+    left = duration_ns
+    while True:
+        await asyncio.sleep(min(left / 1e9, _MAX_SLEEP_SECONDS))
+        left = end - time.monotonic_ns()
+        if left <= 0:
+            return
 
 
 class WasiTemplate:

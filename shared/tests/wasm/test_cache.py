@@ -1,0 +1,227 @@
+"""The cache of compiled modules: whatever lies in its directory, only intact entries come out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit.wasm.cache import (
+    DIGEST_BYTES,
+    CompiledModuleCache,
+    cache_key,
+    cpu_fingerprint,
+)
+
+CODE = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CompiledModuleCache:
+    return CompiledModuleCache(tmp_path / "cache")
+
+
+def content(cache: CompiledModuleCache, key: str) -> bytes | None:
+    descriptor = cache.open(key)
+    if descriptor is None:
+        return None
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def entry(cache: CompiledModuleCache) -> Path:
+    (path,) = cache.directory.iterdir()
+    return path
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # only the number matters
+
+
+def test_stored_entry_is_found(cache: CompiledModuleCache) -> None:
+    assert cache.open("key") is None
+    cache.store("key", CODE)
+    assert content(cache, "key") is not None
+    assert (content(cache, "key") or b"")[:-DIGEST_BYTES] == CODE
+    assert cache.open("other") is None
+
+
+def test_modes_keep_others_out_and_descriptors_readable(cache: CompiledModuleCache) -> None:
+    cache.store("key", CODE)
+    assert cache.directory.stat().st_mode & 0o777 == 0o700
+    assert entry(cache).stat().st_mode & 0o777 == 0o444
+    descriptor = cache.open("key")
+    assert descriptor is not None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(descriptor, b"x")
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+
+
+def test_open_marks_an_entry_as_used(cache: CompiledModuleCache) -> None:
+    cache.store("key", CODE)
+    os.utime(entry(cache), (1, 1))
+    content(cache, "key")
+    assert entry(cache).stat().st_mtime > 1
+
+
+def test_store_replaces_an_entry(cache: CompiledModuleCache) -> None:
+    cache.store("key", CODE)
+    old = cache.open("key")
+    assert old is not None
+    cache.store("key", b"new" * 100)
+    assert (content(cache, "key") or b"")[:3] == b"new"
+    assert os.pread(old, len(CODE), 0) == CODE  # who has it mapped keeps it
+    os.close(old)
+
+
+def flip(at: int) -> Callable[[bytes], bytes]:
+    def damage(data: bytes) -> bytes:
+        changed = bytearray(data)
+        changed[at] ^= 0x10
+        return bytes(changed)
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "one byte": lambda data: data[:1],
+    "digest only": lambda data: data[-DIGEST_BYTES:],
+    "less than a digest": lambda data: data[: DIGEST_BYTES - 1],
+    "without digest": lambda data: data[:-DIGEST_BYTES],
+    "without last byte": lambda data: data[:-1],
+    "without first byte": lambda data: data[1:],
+    "half": lambda data: data[: len(data) // 2],
+    "trailing byte": lambda data: data + b"\0",
+    "trailing digest": lambda data: data + data[-DIGEST_BYTES:],
+    "first byte": flip(0),
+    "middle byte": flip(len(CODE) // 2),
+    "last byte of the code": flip(len(CODE) - 1),
+    "first byte of the digest": flip(len(CODE)),
+    "last byte of the digest": flip(-1),
+    "zeros": lambda data: bytes(len(data)),
+    "hole": lambda data: data[:4096] + bytes(4096) + data[8192:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_entry_is_removed_and_can_be_stored_again(
+    cache: CompiledModuleCache, damage: Callable[[bytes], bytes]
+) -> None:
+    cache.store("key", CODE)
+    path = entry(cache)
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(damage(data))
+    before = open_descriptors()
+    assert cache.open("key") is None
+    assert not path.exists()
+    assert open_descriptors() == before
+    cache.store("key", CODE)
+    assert (content(cache, "key") or b"")[:-DIGEST_BYTES] == CODE
+
+
+@pytest.mark.parametrize("at", range(0, len(CODE) + DIGEST_BYTES, 499))
+def test_no_flipped_bit_goes_unnoticed(cache: CompiledModuleCache, at: int) -> None:
+    cache.store("key", CODE)
+    path = entry(cache)
+    path.chmod(0o644)
+    path.write_bytes(flip(at)(path.read_bytes()))
+    assert cache.open("key") is None
+
+
+def test_symlink_in_place_is_not_followed(cache: CompiledModuleCache, tmp_path: Path) -> None:
+    cache.store("key", CODE)
+    path = entry(cache)
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(elsewhere)
+    assert cache.open("key") is None
+    cache.store("key", CODE)
+    assert not path.is_symlink()
+    assert cache.open("key") is not None
+    assert elsewhere.exists()
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_full_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "file").write_bytes(b"x")
+
+
+@pytest.mark.parametrize("make", [make_directory, make_full_directory, os.mkfifo])
+def test_what_is_no_file_counts_as_no_entry(
+    cache: CompiledModuleCache, make: Callable[[Path], None]
+) -> None:
+    """A FIFO must not make it wait either."""
+    cache.store("key", CODE)
+    path = entry(cache)
+    path.unlink()
+    make(path)
+    before = open_descriptors()
+    assert cache.open("key") is None
+    assert open_descriptors() == before
+
+
+def test_concurrent_stores_and_opens_agree(cache: CompiledModuleCache) -> None:
+    cache.store("key", CODE)
+
+    def work(number: int) -> bool:
+        if number % 2:
+            cache.store("key", CODE)
+        found = content(cache, "key")
+        return found is not None and found[:-DIGEST_BYTES] == CODE
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(64)))
+    assert len(list(cache.directory.iterdir())) == 1
+
+
+def fail_with(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.fchmod", "pathlib.Path.rename"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_disk_error_leaves_nothing_behind(
+    cache: CompiledModuleCache, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail_with(number))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            cache.store("key", CODE)
+    assert list(cache.directory.iterdir()) == []
+    assert open_descriptors() == before
+    assert cache.open("key") is None
+
+
+def test_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = CompiledModuleCache(tmp_path / "file" / "cache")
+    assert cache.open("key") is None
+    with pytest.raises(OSError, match="Not a directory"):
+        cache.store("key", CODE)
+
+
+def test_key_depends_on_wasm_and_settings() -> None:
+    keys = {cache_key(digest, settings) for digest in (b"1", b"2") for settings in ("a", "b")}
+    assert len(keys) == 4
+    assert all(len(key) == 64 and key.isalnum() for key in keys)
+    assert cache_key(b"1", "a") in keys
+
+
+def test_cpu_fingerprint_is_steady() -> None:
+    first = cpu_fingerprint()
+    cpu_fingerprint.cache_clear()
+    assert cpu_fingerprint() == first
