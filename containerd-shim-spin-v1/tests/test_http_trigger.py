@@ -422,6 +422,17 @@ def test_chunked_body_beyond_the_limit_is_413(probe: Image) -> None:
     probe.run(main, SPIN_HTTP_MAX_BODY_BYTES="1000")
 
 
+def test_client_that_sends_its_whole_body_first_sees_the_413(probe: Image) -> None:
+    async def main(port: int) -> None:
+        async with connected(port) as connection:
+            size = 8 << 20  # more than the sockets between us hold
+            await connection.send(head("POST", "/echo", [("content-length", str(size))]))
+            await connection.send(b"x" * size)
+            assert (await connection.response()).status == 413
+
+    probe.run(main, SPIN_HTTP_MAX_BODY_BYTES="1000")
+
+
 def test_requests_beyond_the_limit_are_503(probe: Image) -> None:
     async def main(port: int) -> None:
         async with connected(port) as first, connected(port) as second:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Final
@@ -27,6 +28,7 @@ from containerd_shimkit.wasm.native import GuestError
 
 _NO_BODY: Final = frozenset({204, 304})  # RFC 9110 sections 15.3.5 and 15.4.5
 _CLOSE: Final = ((b"connection", b"close"),)
+_DISCARD_SECONDS: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +88,10 @@ class HttpTrigger:
         except ClientGone:
             return
         except RequestRefusedError as exc:
-            closing = _CLOSE if exc.http_status == 413 else ()
-            await respond_text(send, exc.http_status, f"{exc}\n", closing)
+            if exc.http_status == 413:
+                await _refuse_body(receive, send, f"{exc}\n".encode())
+            else:
+                await respond_text(send, exc.http_status, f"{exc}\n")
             return
         except TimeoutError:
             seconds = self._settings.request_seconds
@@ -160,6 +164,22 @@ class HttpTrigger:
             if not message["more_body"]:
                 return bytes(parts)
         raise ClientGone
+
+
+async def _refuse_body(receive: Receive, send: Send, text: bytes) -> None:
+    """Answer 413 and take what the client is still sending, for a while.
+
+    A connection closed with data unread is reset, and the client may never see the answer.
+    """
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_CLOSE]
+    headers.append((b"content-length", b"%d" % len(text)))
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": text, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _line(scope: Scope) -> str:
