@@ -117,6 +117,10 @@ test: build images | packages-test  ## run all tests; as root, also those that n
 test-unit: $(VENV)/.stamp  ## run the tests that need neither root nor containerd
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not root and not containerd" $(PYTEST_ARGS)
 
+.PHONY: soak
+soak: build | packages-test  ## run 200 containers one after another and look for what they leave
+	$(BIN)/python -m pytest containerd-shim-spin-v1/tests/e2e/soak $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.stamp  ## check style, format and types
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -109,21 +110,8 @@ def install_libraries() -> Path:
 
 def build(name: str, libraries: Path, destination: Path) -> None:
     """Write one shim's executable."""
-    stage = REPOSITORY / "build" / name
-    shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(libraries, stage)
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyi", "*.proto", "testing")
-    for source in ("shared/src", f"containerd-shim-{name}-v1/src"):
-        for package in sorted((REPOSITORY / source).iterdir()):
-            if (package / "__init__.py").exists():
-                shutil.copytree(package, stage / package.name, ignore=ignore)
-    compileall.compile_dir(
-        stage,
-        quiet=1,
-        stripdir=str(stage),
-        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-    )
-    payload = zip_tree(stage)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=libraries.parent) as directory:
+        payload = _payload(name, libraries, Path(directory, "stage"))
     template = _MAIN.format(build_id="{build_id}", name=name)
     build_id = hashlib.sha256(payload + template.encode()).hexdigest()[:16]
     code = _MAIN.format(build_id=build_id, name=name)
@@ -136,6 +124,23 @@ def build(name: str, libraries: Path, destination: Path) -> None:
             archive.writestr(_entry("payload.zip"), payload)
     temporary.chmod(0o755)
     temporary.rename(destination)
+
+
+def _payload(name: str, libraries: Path, stage: Path) -> bytes:
+    """Return the zip of everything the shim imports."""
+    shutil.copytree(libraries, stage)
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyi", "*.proto", "testing")
+    for source in ("shared/src", f"containerd-shim-{name}-v1/src"):
+        for package in sorted((REPOSITORY / source).iterdir()):
+            if (package / "__init__.py").exists():
+                shutil.copytree(package, stage / package.name, ignore=ignore)
+    compileall.compile_dir(
+        stage,
+        quiet=1,
+        stripdir=str(stage),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    return zip_tree(stage)
 
 
 def interpreter() -> Path:

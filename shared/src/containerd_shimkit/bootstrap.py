@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Final
 
 from containerd_shimkit.errors import SandboxError, UnavailableError
-from containerd_shimkit.linux.cgroups import open_cgroup
+from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.linux.mounts import unmount
 from containerd_shimkit.oci.bundle import Bundle
 from containerd_shimkit.proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from containerd_shimkit.proto.task_pb2 import DeleteResponse
 from containerd_shimkit.task.record import InitRecord
 
+_ADDRESS_FILE: Final = "address"
 _SOCKET_DIRECTORY: Final = "/run/containerd/s"
 _MAX_SOCKET_PATH: Final = 106  # bytes, what containerd accepts; the kernel's limit is 107
 _MAX_PARAMS_BYTES: Final = 4 << 20
@@ -68,7 +69,7 @@ def start_shim(arguments: StartArguments) -> socket.socket | None:
     listener = _listen(path)
     # containerd 1.6 reconnects by this file; newer ones write their own bootstrap.json.
     address = f"unix://{path}"
-    (bundle.path / "address").write_text(address)
+    (bundle.path / _ADDRESS_FILE).write_text(address)
     sys.stdout.buffer.write(_bootstrap_answer(address, params))
     sys.stdout.buffer.flush()
     return listener
@@ -113,6 +114,8 @@ def is_listening(path: str) -> bool:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
+        except (BlockingIOError, TimeoutError):
+            return True  # somebody listens, who has many to accept before us
         except OSError:
             return False
         return True
@@ -124,8 +127,7 @@ def _read_params(arguments: StartArguments) -> BootstrapParams | None:
     The two are told apart by their contents: parameters repeat the task and its namespace.
     """
     try:
-        readable, _, _ = select.select([0], [], [], _STDIN_SECONDS)
-        data = _read_all(0) if readable else b""
+        data = _read_all(0)
     except (OSError, ValueError):
         return None
     if not data:
@@ -139,9 +141,14 @@ def _read_params(arguments: StartArguments) -> BootstrapParams | None:
 
 
 def _read_all(descriptor: int) -> bytes:
+    """Read to the end, or for ``_STDIN_SECONDS`` if nobody closes the other one."""
     chunks: list[bytes] = []
-    size = 0
-    while size < _MAX_PARAMS_BYTES and (chunk := os.read(descriptor, 64 << 10)):
+    size, deadline = 0, time.monotonic() + _STDIN_SECONDS
+    while size < _MAX_PARAMS_BYTES:
+        left = max(0.0, deadline - time.monotonic())
+        readable, _, _ = select.select([descriptor], [], [], left)
+        if not readable or not (chunk := os.read(descriptor, 64 << 10)):
+            break
         chunks.append(chunk)
         size += len(chunk)
     return b"".join(chunks)
@@ -163,24 +170,36 @@ def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) ->
     path = Path(bundle_path)
     record = InitRecord.load(path)
     group = task_id
+    cgroup: Cgroup | None = None
     with contextlib.suppress(Exception):  # a bundle may be half-removed: clean what can be found
         bundle = Bundle.load(path)
         group = bundle.group or task_id
-        if record is not None:
-            _kill_and_wait(record)
         if bundle.spec.linux.cgroups_path:
             cgroup = open_cgroup(bundle.spec.linux.cgroups_path, task_id)
-            cgroup.kill_all()
+            cgroup.kill_all()  # thaws, too: a paused container would not die before that
+    with contextlib.suppress(OSError):
+        if record is not None:
+            _kill_and_wait(record)
+    with contextlib.suppress(Exception):
+        if cgroup is not None:
             cgroup.delete()
     with contextlib.suppress(SandboxError):
         unmount(str(path / "rootfs"))  # an ordinary Linux container's; a guest's went with its init
     with contextlib.suppress(UnavailableError):
-        socket_file = socket_path(address, namespace, group)
+        socket_file = _written_socket(path) or socket_path(address, namespace, group)
         if not is_listening(socket_file):
             Path(socket_file).unlink(missing_ok=True)
     response = DeleteResponse(pid=record.pid if record else 0, exit_status=_KILLED)
     response.exited_at.FromNanoseconds(time.time_ns())
     return response
+
+
+def _written_socket(bundle: Path) -> str:
+    """Return the path that ``start`` wrote: ``delete`` is not told of containerd's socket_dir."""
+    try:
+        return (bundle / _ADDRESS_FILE).read_text().removeprefix("unix://")
+    except OSError:
+        return ""
 
 
 def _kill_and_wait(record: InitRecord) -> None:

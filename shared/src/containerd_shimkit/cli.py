@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from containerd_shimkit.background import fork_into_background
 from containerd_shimkit.bootstrap import StartArguments, delete_task, start_shim
@@ -28,6 +28,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(_EXIT_USAGE, f"{self.prog}: {message}\n")
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No abbreviations: ``allow_abbrev`` is for two dashes only."""
+        return []
+
 
 def _parser(kind: ShimKind) -> argparse.ArgumentParser:
     parser = _Parser(
@@ -36,6 +40,7 @@ def _parser(kind: ShimKind) -> argparse.ArgumentParser:
         description=f"containerd shim that runs {kind.name} apps ({kind.runtime}). "
         "containerd executes it; copy it to a directory on containerd's PATH.",
     )
+    parser.add_argument("-help", action="help", help=argparse.SUPPRESS)
     text = {"default": "", "metavar": "TEXT"}
     parser.add_argument("-namespace", "--namespace", help="containerd namespace", **text)  # type: ignore[arg-type]
     parser.add_argument("-address", "--address", help="containerd's gRPC socket", **text)  # type: ignore[arg-type]

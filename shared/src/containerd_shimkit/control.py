@@ -52,6 +52,15 @@ class Control:
         self.report("failed", message=message[:8192], exit_code=code, status=status)
         return code
 
+    def shim_is_gone(self) -> bool:
+        """Whether the shim has closed its end, as it does when it dies."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def wait_for_start(self) -> bool:
         """Return True when the shim says start, False when it is gone."""
         with contextlib.suppress(OSError):

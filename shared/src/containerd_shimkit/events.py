@@ -28,6 +28,7 @@ from containerd_shimkit.errors import InvalidArgumentError, Status
 from containerd_shimkit.proto import events_pb2
 from containerd_shimkit.proto.forward_pb2 import ForwardRequest
 from containerd_shimkit.proto.types_pb2 import Envelope
+from containerd_shimkit.reaper import waited_for
 from containerd_shimkit.rpc.client import Client
 from containerd_shimkit.rpc.errors import LocalProtocolError, RemoteError, RemoteProtocolError
 
@@ -252,10 +253,8 @@ async def _run(argv: list[str], stdin: int, stderr: int, timeout: float) -> int:
     """
     loop = asyncio.get_running_loop()
     process = subprocess.Popen(argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=stderr)
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return process.wait()  # a reaper of this process was faster
+    waited_for.add(process.pid)
+    pidfd = os.pidfd_open(process.pid)
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
@@ -269,4 +268,5 @@ async def _run(argv: list[str], stdin: int, stderr: int, timeout: float) -> int:
         if not ended.is_set():
             process.kill()
         process.wait()
+        waited_for.discard(process.pid)
     return process.returncode

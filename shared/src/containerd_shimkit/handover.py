@@ -1,6 +1,7 @@
 """How a command is handed to the zygote: the socket's place and the message.
 
-The message is one packet: counts, arguments, environment and directory, separated by NUL, which
+The zygote greets with one byte, gets the message, and answers with the exit code, one byte. The
+message is one packet: counts, arguments, environment and directory, separated by NUL, which
 none of them can contain; the standard descriptors travel beside it. Imports nothing but ``os``:
 see ``launch``.
 """

@@ -46,6 +46,8 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
         return ExitCode.INTERNAL
     # The stage, our first parent, has ended: from here on the shim is the parent.
     set_pdeathsig(signal.SIGKILL)
+    if control.shim_is_gone():  # before that call, then: in a pid namespace getppid() is 0 anyway
+        return ExitCode.INTERNAL
     if failure is not None:
         return _fail(control, stderr, failure)
     # The app is there to stay; the collector need not look at it again while requests are served.

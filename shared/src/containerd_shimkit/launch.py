@@ -15,7 +15,8 @@ import sys
 from containerd_shimkit.handover import encode, zygote_socket
 from containerd_shimkit.runtime import ShimKind
 
-ANSWER_SECONDS = 5.0  # containerd itself gives `delete` 5 s; a warm zygote takes milliseconds
+ANSWER_SECONDS = 5.0  # a warm zygote takes milliseconds
+DELETE_GREETING_SECONDS = 1.5  # containerd gives the whole `delete` 5 s
 FIRST_ANSWER_SECONDS = 20.0  # the zygote was just started and is importing
 _FORWARDED = ("start", "delete")
 
@@ -49,7 +50,7 @@ def main(kind: ShimKind, build_id: str | None) -> int:
 def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
     """Have the zygote run ``arguments``; return the exit code. Raises Unanswered."""
     path = zygote_socket(kind, build_id)
-    seconds = ANSWER_SECONDS
+    seconds = ANSWER_SECONDS if arguments[-1] == "start" else DELETE_GREETING_SECONDS
     connection = _connect(path)
     if connection is None:
         if arguments[-1] != "start":
@@ -58,8 +59,13 @@ def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
         seconds = FIRST_ANSWER_SECONDS
     try:
         connection.settimeout(seconds)
-        connection.sendmsg([encode(arguments)], [_standard_descriptors()])
+        # What waits in the queue of a zygote that hangs stays open, and containerd reads our
+        # output until nobody holds it: only one that has just shown itself alive gets it.
         answer = connection.recv(1)
+        if answer:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.sendmsg([encode(arguments)], [_standard_descriptors()])
+            answer = connection.recv(1)
     except TimeoutError as exc:
         _forget(path)  # it hangs: the next start makes another one
         raise Unanswered from exc

@@ -11,7 +11,12 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
+
+waited_for: Final[set[int]] = set()
+"""Children that are no orphans though no reaper watches them: their pids, added by who waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,12 @@ class Reaper:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._watched: dict[int, asyncio.Future[Exit]] = {}
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+        self._watched: dict[int, tuple[int, asyncio.Future[Exit]]] = {}
+        """By pid: the pidfd, who is told."""
+        self._others: set[int] = set()
+        """Watched, ended, and still the zombie of a parent that lives."""
+        self._keeping = 0
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def watch(self, pid: int) -> asyncio.Future[Exit]:
         """Return a future of the exit of ``pid``, which is or will become our child.
@@ -39,31 +48,57 @@ class Reaper:
         """
         pidfd = os.pidfd_open(pid)
         future: asyncio.Future[Exit] = self._loop.create_future()
-        self._watched[pid] = future
-        self._loop.add_reader(pidfd, self._on_exit, pid, pidfd)
+        self._watched[pid] = (pidfd, future)
+        self._loop.add_reader(pidfd, self._on_exit, pid)
         return future
 
-    def _on_exit(self, pid: int, pidfd: int) -> None:
-        result = None
-        with contextlib.suppress(ChildProcessError):
-            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-            if result is None:
-                return  # ended, but its parent is still alive: it becomes ours when that one ends
+    @contextlib.contextmanager
+    def keeping_orphans(self) -> Iterator[None]:
+        """Reap nobody unknown inside: a pid that is about to be told could be lost, or reused."""
+        self._keeping += 1
+        try:
+            yield
+        finally:
+            self._keeping -= 1
+            self._reap()
+
+    def _on_exit(self, pid: int) -> None:
+        pidfd, future = self._watched[pid]
         self._loop.remove_reader(pidfd)
+        try:
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            result = None
+            if _exists(pidfd):
+                self._others.add(pid)  # SIGCHLD comes when its parent has ended: it is ours then
+                return
         os.close(pidfd)
-        future = self._watched.pop(pid)
+        del self._watched[pid]
+        self._others.discard(pid)
         status = 255 if result is None else _status(result)
         if not future.done():
             future.set_result(Exit(status, time.time_ns()))
-        self._reap_orphans()
+        self._reap()
 
-    def _reap_orphans(self) -> None:
+    def _reap(self) -> None:
+        for pid in list(self._others):
+            if pid in self._others:
+                self._on_exit(pid)
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         with contextlib.suppress(ChildProcessError):
             while (result := os.waitid(os.P_ALL, 0, flags)) is not None:
-                if result.si_pid in self._watched:
+                if self._keeping or result.si_pid in self._watched.keys() | waited_for:
                     return  # its own pidfd wakes the loop; the next orphan is looked for then
                 os.waitpid(result.si_pid, os.WNOHANG)
+
+
+def _exists(pidfd: int) -> bool:
+    """Whether the process is still there, if only as a zombie."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _status(result: os.waitid_result) -> int:

@@ -38,6 +38,7 @@ from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
 from containerd_shimkit.linux.mounts import mount_rootfs
 from containerd_shimkit.linux.namespaces import NamespacePlan
+from containerd_shimkit.linux.paths import make_in_root
 from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propagation
 from containerd_shimkit.linux.syscalls import (
     close_range,
@@ -202,6 +203,8 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     rootfs.mount_all(spec.mounts, str(request.bundle.path), cgroup_mounts)
     if has_own_dev(spec.mounts):  # else it is the host's, and has what it has
         rootfs.create_devices(linux.devices)
+    with step(f'make directory "{spec.process.cwd}"'):  # as runc does for a missing one
+        os.close(make_in_root(rootfs.fd, spec.process.cwd, directory=True))
     process.apply_sysctls(linux.sysctl, plan.types)
     rootfs.make_readonly(linux.readonly_paths)
     rootfs.mask(linux.masked_paths)
@@ -213,7 +216,7 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     warnings += process.apply_rlimits(spec.process.rlimits)
     capabilities.limit_bounding(sets)
     process.apply_user(user.uid, user.gid, user.additional_gids, user.umask)
-    capabilities.apply_sets(sets)
+    capabilities.apply_sets(capabilities.as_if_executed(sets, user.uid))
     if spec.process.no_new_privileges:
         set_no_new_privs()
     with step(f'change to directory "{spec.process.cwd}"'):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _start_logger(uri: str, namespace: str, task_id: str) -> tuple[int, int]:
         "CONTAINER_NAMESPACE": namespace,
     }
     try:
-        os.posix_spawn(program, [program, *arguments], environment, file_actions=actions)
+        pid = os.posix_spawn(program, [program, *arguments], environment, file_actions=actions)
     except OSError as exc:
         os.close(out_writer)
         os.close(err_writer)
@@ -133,6 +134,7 @@ def _start_logger(uri: str, namespace: str, task_id: str) -> tuple[int, int]:
     readable, _, _ = select.select([ready_reader], [], [], _BINARY_SECONDS)
     os.close(ready_reader)
     if not readable:
+        os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
             os.close(out_writer)
             os.close(err_writer)

@@ -109,6 +109,7 @@ class Zygote:
         with connection:
             connection.settimeout(1.0)
             try:
+                connection.send(b"!")  # alive; whoever has given up meanwhile is gone by now
                 message, descriptors, _, _ = socket.recv_fds(connection, _MAX_MESSAGE, 3)
             except OSError:
                 return

@@ -3,7 +3,8 @@
 1. ``limit_bounding`` needs CAP_SETPCAP, so it comes before the user changes; it also has the
    kernel keep the permitted set over setuid(2), which otherwise empties it.
 2. The user changes (``process.apply_user``).
-3. ``apply_sets``: the effective set, emptied by setuid, is filled again; then ambient, each of
+3. ``as_if_executed``: the engine is forked, not executed; execve(2) would take more away.
+4. ``apply_sets``: the effective set, emptied by setuid, is filled again; then ambient, each of
    which has to be permitted and inheritable by then. capabilities(7)
 """
 
@@ -82,6 +83,17 @@ def limit_bounding(sets: CapabilitySets) -> None:
                     raise
                 break  # this kernel's last capability was the one before
         set_keepcaps(True)
+
+
+def as_if_executed(sets: CapabilitySets, uid: int) -> CapabilitySets:
+    """Return what a program that ``uid`` executes is left with: only root keeps more than ambient.
+
+    capabilities(7), "Transformation of capabilities during execve()", for a file without any.
+    """
+    if uid == 0:
+        return sets
+    kept = sets.ambient & sets.permitted & sets.inheritable
+    return sets._replace(effective=kept, permitted=kept)
 
 
 def apply_sets(sets: CapabilitySets) -> None:

@@ -60,6 +60,7 @@ def write_image_archive(
     architecture: str | None = None,
     os_: str = "linux",
     working_dir: str = "/",
+    user: str = "",
     labels: Mapping[str, str] | None = None,
 ) -> str:
     """Write an image named ``reference`` with exactly ``files`` in it; return its manifest digest.
@@ -75,6 +76,7 @@ def write_image_archive(
         "Env": list(env),
         "Entrypoint": list(entrypoint),
         "WorkingDir": working_dir,
+        **({"User": user} if user else {}),
         **({"Labels": dict(labels)} if labels else {}),
     }
     config = {

@@ -73,9 +73,9 @@ class Container:
         stage = self._reaper.watch(fork_stage(self.request, shim_end, sandbox_end))
         sandbox_end.close()
         try:
-            await self._await_prepared()
+            with self._reaper.keeping_orphans():
+                await self._await_prepared()
             await stage
-            InitRecord.of(self.pid).save(self.request.bundle.path)
         except BaseException:
             if self.pid:
                 self.kill(signal.SIGKILL)
@@ -86,19 +86,31 @@ class Container:
             raise
 
     async def _await_prepared(self) -> None:
-        while (message := await self._receive()) is not None:
+        """Return when the pid is known and the app prepared.
+
+        The stage says the one, the init the other, and nobody knows who is first.
+        """
+        prepared, failure = False, None
+        while not (self.pid and (prepared or failure)):
+            message = await self._receive()
+            if message is None:
+                break
             event = message["event"]
             if event == "pid":
                 self.pid = message["pid"]
                 self._follow(self._reaper.watch(self.pid))
+                InitRecord.of(self.pid).save(self.request.bundle.path)
             elif event == "created":
                 for warning in message["warnings"]:
                     log.warning("%s", warning)
             elif event == "prepared":
-                return
+                prepared = True
             elif event == "failed":
-                raise SandboxFailure(message["message"], message["status"])
-        raise ShimError("the sandbox process ended before it said why")
+                failure = SandboxFailure(message["message"], message["status"])
+        if failure is not None:
+            raise failure
+        if not (self.pid and prepared):
+            raise ShimError("the sandbox process ended before it said why")
 
     def _follow(self, exited: asyncio.Future[Exit]) -> None:
         def on_exit(future: asyncio.Future[Exit]) -> None:
@@ -157,9 +169,13 @@ class Container:
             self._cgroup.thaw()  # frozen by version 1, it would not even die
 
     def pids(self) -> list[int]:
-        """Return the pids of the container's processes."""
+        """Return the pids of the container's processes; of an ended one, the pid it had.
+
+        containerd 1.7 and later delete, when they start, a task without pids as leaked: what ended
+        while they were down would lose its exit status.
+        """
         if self.exit.done():
-            return []
+            return [self.pid]
         pids = self._cgroup.pids() if self._cgroup is not None else []
         return pids or [self.pid]
 

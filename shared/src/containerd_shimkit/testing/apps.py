@@ -16,7 +16,7 @@ import select
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.message import Message
@@ -166,8 +166,9 @@ class App:
     @property
     def shim_pid(self) -> int:
         """The pid of the shim: the parent of the engine."""
-        (process,) = [p for p in find_processes([f"{self.node.daemon.runtime_dir}/"])
-                      if p.pid == self.pid]
+        (process,) = [
+            p for p in find_processes([f"{self.node.daemon.runtime_dir}/"]) if p.pid == self.pid
+        ]
         return process.parent
 
     def kill(self, number: int | str) -> None:
@@ -175,8 +176,12 @@ class App:
 
     def wait(self, seconds: float = DEADLINE) -> None:
         """Return when the first process has ended and containerd knows it."""
-        wait_for_end(self._pidfd, seconds)
+        self.wait_for_process(seconds)
         eventually(lambda: self.status == "STOPPED", f"{self.id} is stopped")
+
+    def wait_for_process(self, seconds: float = DEADLINE) -> None:
+        """Return when the first process has ended, whatever containerd knows."""
+        wait_for_end(self._pidfd, seconds)
 
     def delete(self, *options: str) -> int:
         """Remove task and container; return the exit code."""
@@ -214,14 +219,14 @@ class Node:
 
     # Images
 
-    def image(self, files: Iterable[ImageFile], env: Iterable[str] = ()) -> str:
+    def image(self, files: Iterable[ImageFile], user: str = "") -> str:
         """Return the reference of an image with these files, imported."""
-        files, env = list(files), list(env)
-        digest = hashlib.sha256(repr((files, env)).encode()).hexdigest()[:16]
+        files = list(files)
+        digest = hashlib.sha256(repr((files, user)).encode()).hexdigest()[:16]
         reference = f"docker.io/library/app-{digest}:latest"
         if reference not in self._images:
             archive = self.directory / f"{digest}.tar"
-            write_image_archive(archive, reference, files, entrypoint=["/"], env=env)
+            write_image_archive(archive, reference, files, entrypoint=["/"], user=user)
             self.daemon.import_image(archive)
             archive.unlink()
             self._images.add(reference)
@@ -268,6 +273,12 @@ class Node:
         logging = ["-d", "--log-uri", log_uri or f"file://{log_file}"]
         command = self.run_command(image, task_id, address, *logging, *options, env=env)
         self.daemon.ctr(*command)
+        return self.adopt(task_id, address, log_file)
+
+    def adopt(
+        self, task_id: str, address: tuple[str, int], log_file: Path = Path("/nowhere")
+    ) -> App:
+        """Return the app of a task that was started in another way."""
         self._apps.append(App(self, task_id, address, log_file))
         return self._apps[-1]
 
@@ -277,14 +288,15 @@ class Node:
         *options: str,
         env: Mapping[str, str] = MappingProxyType({}),
         address: tuple[str, int] | None = None,
+        command: Sequence[str] = (),
     ) -> Refusal:
         """Start a container that cannot serve; remove it and return what was said."""
         task_id = self.new_id()
         log_file = self.directory / f"{task_id}.log"
         logging = ["-d", "--log-uri", f"file://{log_file}"]
         address = address or free_address()
-        command = self.run_command(image, task_id, address, *logging, *options, env=env)
-        result = self.daemon.ctr(*command, check=False)
+        run = self.run_command(image, task_id, address, *logging, *options, env=env)
+        result = self.daemon.ctr(*run, *command, check=False)
         assert result.returncode != 0, "it runs"
         code = self.delete_task(task_id)
         self.daemon.ctr("container", "rm", task_id, check=False)
@@ -344,15 +356,21 @@ class Node:
     @contextmanager
     def leaving_nothing(self) -> Iterator[None]:
         """Remove what is started inside; AssertionError if anything else is there afterwards."""
-        before = self._snapshot()
+        before = self.snapshot()
         self._ids.clear()
         try:
             yield
         finally:
             self._remove_all()
-        eventually(lambda: assert_nothing_left(before, self._snapshot()) is None, "nothing is left")
 
-    def _snapshot(self) -> Machine:
+        def is_as_before() -> bool:
+            assert_nothing_left(before, self.snapshot())
+            return True
+
+        eventually(is_as_before, "nothing is left")
+
+    def snapshot(self) -> Machine:
+        """Return what is there of the node's containers."""
         daemon = self.daemon
         work = daemon.directory / "root" / "io.containerd.runtime.v2.task"
         directories = [daemon.state_dir, work, daemon.shims_runtime_dir, daemon.runc_dir]
@@ -363,7 +381,8 @@ class Node:
         return replace(
             machine,
             processes=frozenset(
-                line for line in machine.processes
+                line
+                for line in machine.processes
                 if not _is_zygote(line) and line.split(" ", 1)[0] != daemon_itself
             ),
             # The zygote's and its lock; every other socket counts.

@@ -226,13 +226,17 @@ class Containerd:
     def environment(self) -> dict[str, str]:
         """Return the variables the daemon and its shims are started with."""
         return {
-            "PATH": f"{self._shim_dir}:{SYSTEM_PATH}",
+            "PATH": f"{self._shim_dir}:{self._own_path()}{SYSTEM_PATH}",
             "HOME": "/root",
             "LANG": "C.UTF-8",
             "CONTAINERD_WASM_SHIMS_RUN": str(self.shims_runtime_dir),
             "CONTAINERD_WASM_SHIMS_CACHE": str(self._shims_cache),
             "CONTAINERD_WASM_SHIMS_ROOT": str(self._shims_root),
         } | self._env
+
+    def _own_path(self) -> str:
+        # A containerd of one's own has its own runc shim beside it; an older one does not fit.
+        return f"{Path(self._binary).resolve().parent}:" if "/" in self._binary else ""
 
     # The client
 
@@ -352,10 +356,14 @@ class Containerd:
             'bin_dir = "/usr/lib/cni"',
             f'conf_dir = "{self.directory / "cni"}"',
         ]
-        for kind in ("spin", "slight", "wws"):
+        # Up to 1.7 naming one replaces the default list, and without its runc CRI does not start.
+        for name, kind in (
+            ("runc", "runc.v2"),
+            *((n, f"{n}.v1") for n in ("spin", "slight", "wws")),
+        ):
             lines += [
-                f"{cri}.containerd.runtimes.{kind}]",
-                f'runtime_type = "io.containerd.{kind}.v1"',
+                f"{cri}.containerd.runtimes.{name}]",
+                f'runtime_type = "io.containerd.{kind}"',
             ]
         return lines
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from containerd_shimkit.testing.clean import CleanProcess
 from containerd_shimkit.testing.containerd import SYSTEM_PATH, Containerd
 from containerd_shimkit.testing.leftovers import Machine, assert_nothing_left, snapshot_machine
 
@@ -34,6 +35,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def shim_dir(pytestconfig: pytest.Config) -> Path:
     """Where the built shims are: ``SHIM_DIR``, or ``dist`` of the working copy."""
     return Path(os.environ.get("SHIM_DIR") or pytestconfig.rootpath / "dist").resolve()
+
+
+@pytest.fixture(scope="session")
+def clean_process() -> Iterator[CleanProcess]:
+    """Where tests that fork run; see ``in_clean_process``."""
+    process = CleanProcess()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

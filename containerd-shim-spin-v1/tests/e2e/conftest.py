@@ -1,0 +1,210 @@
+"""Nodes with the Spin shim, and the images that most tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit.oci.archive import ImageFile
+from containerd_shimkit.testing.apps import App, Node, eventually, free_address
+from containerd_shimkit.testing.containerd import Containerd
+from containerd_shimkit.testing.fixtures import running_containerd
+from containerd_shimkit.testing.leftovers import open_files
+
+GUESTS = Path(__file__).parents[1] / "guests"
+SHIM = "containerd-shim-spin-v1"
+
+PROBE_MANIFEST = """\
+spin_manifest_version = "1"
+name = "probe"
+version = "1.0.0"
+trigger = { type = "http", base = "/" }
+
+[[component]]
+id = "probe"
+source = "probe.wasm"
+environment = { GREETING = "from the manifest" }
+[component.trigger]
+route = "/..."
+
+[[component]]
+id = "wagi"
+source = "wagi_probe.wasm"
+[component.trigger]
+route = "/wagi"
+executor = { type = "wagi" }
+
+[[component]]
+id = "realloc-lies"
+source = "realloc_lies.wasm"
+[component.trigger]
+route = "/realloc-lies"
+
+[[component]]
+id = "response-lies"
+source = "response_lies.wasm"
+[component.trigger]
+route = "/response-lies"
+"""
+PROBE_GUESTS = ("probe.wasm", "wagi_probe.wasm", "realloc_lies.wasm", "response_lies.wasm")
+
+
+# Nodes
+
+
+def make_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
+    """Return a warm node: the zygote runs, the modules of ``probe_image`` are compiled."""
+    if not (shim_dir / SHIM).exists():
+        pytest.skip(f"needs {shim_dir / SHIM}: make build")
+    directory.mkdir(parents=True)
+    node = Node(daemon, directory, "spin", "SPIN_HTTP_LISTEN_ADDR")
+    node.run(probe_of(node)).stop()
+    return node
+
+
+def probe_of(node: Node, user: str = "") -> str:
+    guests = [ImageFile(name, (GUESTS / name).read_bytes()) for name in PROBE_GUESTS]
+    return node.image([ImageFile("spin.toml", PROBE_MANIFEST.encode()), *guests], user)
+
+
+@pytest.fixture(scope="session")
+def session_node(
+    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
+) -> Iterator[Node]:
+    """One for all tests of a worker."""
+    directory = tmp_path_factory.mktemp("node")
+    with running_containerd(directory / "containerd", shim_dir, shims_home) as daemon:
+        yield make_node(daemon, directory / "apps", shim_dir)
+
+
+@pytest.fixture
+def node(session_node: Node) -> Iterator[Node]:
+    """A containerd that others use too; what a test starts must be gone at its end."""
+    with session_node.leaving_nothing():
+        yield session_node
+
+
+@pytest.fixture
+def own_node(tmp_path: Path, shim_dir: Path, shims_home: Path) -> Iterator[Node]:
+    """A containerd for tests that restart it, or break what belongs to the node."""
+    with running_containerd(tmp_path / "containerd", shim_dir, shims_home) as daemon:
+        node = make_node(daemon, tmp_path / "apps", shim_dir)
+        with node.leaving_nothing():
+            yield node
+
+
+@pytest.fixture
+def cold_node(tmp_path: Path, shim_dir: Path, shims_home: Path) -> Iterator[Node]:
+    """Like ``own_node``, with a cache of compiled modules of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (shims_home / "root").mkdir(exist_ok=True)
+    (home / "root").symlink_to(shims_home / "root")
+    with running_containerd(tmp_path / "containerd", shim_dir, home) as daemon:
+        node = make_node(daemon, tmp_path / "apps", shim_dir)
+        with node.leaving_nothing():
+            yield node
+
+
+@pytest.fixture
+def cache(tmp_path: Path, cold_node: Node) -> Path:
+    """The cache of ``cold_node``, with entries in it."""
+    return tmp_path / "home" / "cache"
+
+
+# Images
+
+
+@pytest.fixture
+def probe_image(node: Node) -> str:
+    """The guest that does what its path says at ``/...``, as a WAGI command at ``/wagi``."""
+    return probe_of(node)
+
+
+@pytest.fixture
+def unprivileged_image(node: Node) -> str:
+    """``probe_image`` with a user of its own."""
+    return probe_of(node, "1000:1000")
+
+
+@pytest.fixture
+def own_image(own_node: Node) -> str:
+    """``probe_image``, on ``own_node``."""
+    return probe_of(own_node)
+
+
+@pytest.fixture
+def cold_image(cold_node: Node) -> str:
+    """``probe_image``, on ``cold_node``."""
+    return probe_of(cold_node)
+
+
+@pytest.fixture
+def probe_wasm() -> bytes:
+    return (GUESTS / "probe.wasm").read_bytes()
+
+
+@pytest.fixture
+def probe(node: Node, probe_image: str) -> App:
+    """A running container of ``probe_image``."""
+    return node.run(probe_image)
+
+
+@pytest.fixture
+def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
+    """The image of ``images/spin``, as ``make images`` writes it."""
+    archive = pytestconfig.rootpath / "dist" / "images" / "spin.tar"
+    if not archive.exists():
+        pytest.skip(f"needs {archive}: make images")
+    return node.import_archive(archive, "docker.io/library/wasmtest_spin:latest")
+
+
+# Again and again
+
+
+@pytest.fixture
+def soak(own_node: Node, own_image: str) -> Callable[[int], None]:
+    """Make containers come and go this many times; everything countable stays as it was."""
+
+    def once(turn: int) -> None:
+        task_id, address = own_node.new_id(), free_address()
+        _, *command = own_node.run_command(own_image, task_id, address)
+        own_node.daemon.ctr("container", "create", *command)
+        own_node.daemon.ctr("task", "start", "-d", "--null-io", task_id)
+        app = own_node.adopt(task_id, address)
+        assert app.get("/echo", method="POST", body=b"x").body == b"x"
+        killed = turn % 2 == 1
+        assert app.stop("SIGKILL" if killed else "SIGTERM") == (137 if killed else 0)
+
+    def count() -> dict[str, int]:
+        # Removes at once what containerd would remove in a moment.
+        own_node.daemon.ctr("leases", "create", "--id", "soak")
+        own_node.daemon.ctr("leases", "delete", "--sync", "soak")
+        machine = own_node.snapshot()
+        (zygote,) = own_node.zygotes()
+        directory = own_node.daemon.directory
+        return {kind.name: len(getattr(machine, kind.name)) for kind in fields(machine)} | {
+            "descriptors of containerd": own_node.daemon.open_files(),
+            "descriptors of the zygote": open_files(zygote.pid),
+            "files of containerd": sum(1 for _ in directory.rglob("*")),
+        }
+
+    def run(turns: int) -> None:
+        for turn in range(4):  # containerd opens its databases and pools at the first use
+            once(turn)
+        before = count()
+        for turn in range(turns):
+            once(turn)
+
+        def is_as_before() -> bool:
+            after = count()
+            more = {key: (before[key], after[key]) for key in after if after[key] > before[key]}
+            assert not more, more  # before and after
+            return True
+
+        eventually(is_as_before)
+
+    return run

@@ -1,0 +1,120 @@
+"""An engine without WebAssembly, for tests of everything around engines.
+
+What it does is said by the container's environment:
+
+    STUB_EXIT=CODE      end with this code right after the start
+    STUB_LISTEN=IP:PORT serve HTTP; every answer is 200 with STUB_TEXT
+    STUB_STDOUT, STUB_STDERR=TEXT   written at the start
+    STUB_REPORT=1       write what the process sees of itself to stdout, as a line of JSON
+    STUB_COMPILE=PATH   have a ``.wasm`` file of the image compiled
+    STUB_FAIL=STEP      raise EngineError with STUB_TEXT in ``prepare`` or ``serve``
+    STUB_CRASH=STEP     raise RuntimeError with STUB_TEXT in ``prepare``, ``serve`` or ``ready``
+    STUB_DIE=STEP       exit with code 9 at once in ``prepare``, ``serve`` or ``ready``
+    STUB_HANG=STEP      do nothing more in ``prepare`` or ``serve``
+
+Without any of these it serves nothing until it is told to stop, then ends with 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from containerd_shimkit.engine import RuntimeContext
+from containerd_shimkit.errors import EngineError
+from containerd_shimkit.runtime import ShimKind
+
+STUB_KIND = ShimKind("stub", "containerd_shimkit.testing.stub_engine:StubEngine", "0")
+DIED = 9
+
+
+class StubEngine:
+    """Implements ``containerd_shimkit.engine.Engine``; its app is the context."""
+
+    def can_handle(self, context: RuntimeContext) -> bool:
+        return True
+
+    def prepare(self, context: RuntimeContext) -> RuntimeContext:
+        _misbehave("prepare", context.env)
+        if path := context.env.get("STUB_COMPILE"):
+            wasm = os.open(path, os.O_RDONLY)
+            os.close(context.compile(wasm, path))
+            os.close(wasm)
+        return context
+
+    async def serve(
+        self, app: RuntimeContext, ready: Callable[[], None], stop: asyncio.Event
+    ) -> int:
+        env = app.env
+        _misbehave("serve", env)
+        if env.get("STUB_HANG") == "serve":
+            await asyncio.Event().wait()
+        app.stdout.write(env.get("STUB_STDOUT", "").encode())
+        app.stderr.write(env.get("STUB_STDERR", "").encode())
+        if env.get("STUB_REPORT"):
+            app.stdout.write(json.dumps(report(app)).encode() + b"\n")
+        server = await _listen(env)
+        ready()
+        _misbehave("ready", env)
+        if code := env.get("STUB_EXIT"):
+            return int(code)
+        await stop.wait()
+        if server is not None:
+            server.close()
+        return 0
+
+
+def report(context: RuntimeContext) -> dict[str, object]:
+    """Return what this process sees of itself."""
+    return {
+        "pid": os.getpid(),
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "groups": os.getgroups(),
+        "cwd": os.getcwd(),
+        "root": sorted(path.name for path in Path("/").iterdir()),
+        "hostname": os.uname().nodename,
+        "environ": dict(os.environ),
+        "env": dict(context.env),
+        "args": list(context.args),
+        "memory_limit_bytes": context.memory_limit_bytes,
+        "umask": os.umask(0o022),
+    }
+
+
+def _misbehave(step: str, env: Mapping[str, str]) -> None:
+    text = env.get("STUB_TEXT", "as told")
+    if env.get("STUB_FAIL") == step:
+        raise EngineError(text)
+    if env.get("STUB_CRASH") == step:
+        raise RuntimeError(text)
+    if env.get("STUB_DIE") == step:
+        os._exit(DIED)
+    if env.get("STUB_HANG") == step == "prepare":
+        while True:
+            signal.pause()
+
+
+async def _listen(env: Mapping[str, str]) -> asyncio.Server | None:
+    if "STUB_LISTEN" not in env:
+        return None
+    host, _, port = env["STUB_LISTEN"].rpartition(":")
+    body = env.get("STUB_TEXT", "").encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    # Bound here: a name would be resolved by modules that cannot be imported any more.
+    listener = socket.socket(socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, int(port)))
+    return await asyncio.start_server(answer, sock=listener)

@@ -1,0 +1,96 @@
+"""Shims of the stub engine, run as containerd does."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from containerd_shimkit.testing import assert_nothing_left, snapshot_machine
+from containerd_shimkit.testing.commands import ShimCommand, shim_command, write_stub_binary
+
+
+@pytest.fixture
+def namespace(tmp_path: Path) -> Iterator[str]:
+    """A namespace whose processes, mounts and cgroups are gone after the test."""
+    name = f"kit-{secrets.token_hex(4)}"
+    scope = [name, str(tmp_path)]
+    before = snapshot_machine(scope)
+    yield name
+    cgroups = [
+        *Path("/sys/fs/cgroup").glob(f"*/{name}"),
+        *Path("/sys/fs/cgroup").glob(f"{name}"),
+    ]
+    for cgroup in cgroups:
+        with contextlib.suppress(OSError):  # the assertion says what is left
+            cgroup.rmdir()
+    try:
+        assert_nothing_left(before, snapshot_machine(scope))
+    finally:
+        for cgroup in cgroups:
+            for directory in [*cgroup.glob("*"), cgroup]:
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+
+
+@pytest.fixture
+def stub(tmp_path: Path, namespace: str) -> Iterator[ShimCommand]:
+    """The stub shim without a zygote."""
+    with shim_command(write_stub_binary(tmp_path / "shim"), namespace) as command:
+        yield command
+
+
+@pytest.fixture(scope="session")
+def build_binary(pytestconfig: pytest.Config) -> ModuleType:
+    """The tool that builds the shims."""
+    path = pytestconfig.rootpath / "shared/tools/build_binary.py"
+    spec = importlib.util.spec_from_file_location("build_binary", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def spin_binary(
+    build_binary: ModuleType, shim_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The built spin shim, of the sources as they are now."""
+    built = shim_dir / "containerd-shim-spin-v1"
+    repository: Path = build_binary.REPOSITORY
+    sources = [
+        *repository.glob("shared/src/**/*.py"),
+        *repository.glob("containerd-shim-spin-v1/src/**/*.py"),
+        *repository.glob("shared/tools/build_binary.py"),
+    ]
+    newest = max(source.stat().st_mtime for source in sources)
+    if not built.exists() or built.stat().st_mtime < newest:
+        built = tmp_path_factory.mktemp("dist") / built.name
+        build_binary.build("spin", build_binary.install_libraries(), built)
+    return built
+
+
+@pytest.fixture(scope="session")
+def unpacked(spin_binary: Path) -> Iterator[Path]:
+    """A root in which the spin shim is unpacked already."""
+    with tempfile.TemporaryDirectory(prefix="cw-root-") as directory:
+        environment = {"PATH": os.defpath, "CONTAINERD_WASM_SHIMS_ROOT": directory}
+        subprocess.run([spin_binary, "-v"], env=environment, check=True, capture_output=True)
+        yield Path(directory)
+
+
+@pytest.fixture
+def spin(spin_binary: Path, unpacked: Path, namespace: str) -> Iterator[ShimCommand]:
+    """The built spin shim with a zygote of its own."""
+    with shim_command(spin_binary, namespace) as command:
+        command.env["CONTAINERD_WASM_SHIMS_ROOT"] = str(unpacked)
+        yield command

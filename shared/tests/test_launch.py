@@ -1,0 +1,83 @@
+"""What containerd waits for at every start: few imports, and a message that keeps every byte."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit import launch
+from containerd_shimkit.handover import decode, encode, zygote_socket
+from containerd_shimkit.testing import STUB_KIND
+
+
+def test_launcher_imports_nothing_that_takes_time() -> None:
+    """The interpreter without site has these anyway, but for our own three or four."""
+    code = (
+        "import sys; before = set(sys.modules); sys.path[:0] = sys.argv[1:];"
+        "import containerd_shimkit.launch; print(*sorted(set(sys.modules) - before))"
+    )
+    source = str(Path(launch.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", code, source], capture_output=True, text=True, check=True
+    )
+    ours = {f"containerd_shimkit{name}" for name in ("", ".launch", ".handover", ".runtime")}
+    python = {"__future__", "_socket", "os", "os.path", "posixpath", "genericpath", "stat", "_stat"}
+    python |= {"_collections_abc", "abc", "_abc", "zipimport", "time"}
+    assert set(done.stdout.split()) <= ours | python
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-namespace", "n", "-id", "i", "start"],
+        [],
+        ["", " ", "\n", "ä", "="],
+        ["\udcff\udc80", "start"],
+    ],
+    ids=["usual", "none", "odd", "not-utf8"],
+)
+def test_message_keeps_arguments(arguments: list[str]) -> None:
+    assert decode(encode(arguments)) == (arguments, dict(os.environ), os.getcwd())
+
+
+def test_message_keeps_environment_and_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "a\nb \udcff"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("EQUALS", "a=b=c")
+    monkeypatch.setenv("BYTES", "\udcfe")
+    _, environment, cwd = decode(encode(["start"]))
+    assert cwd == str(directory)
+    assert (environment["EMPTY"], environment["EQUALS"], environment["BYTES"]) == (
+        *("", "a=b=c", "\udcfe"),
+    )
+
+
+@pytest.mark.parametrize("message", [b"", b"x\0y", b"1", b"1\x001\0start", b"9\x009\0a\0b"])
+def test_message_that_is_none_is_refused(message: bytes) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        decode(message)
+
+
+def test_each_build_has_its_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTAINERD_WASM_SHIMS_RUN", "/run/x")
+    assert zygote_socket(STUB_KIND, "abc") == "/run/x/stub-abc.sock"
+    monkeypatch.delenv("CONTAINERD_WASM_SHIMS_RUN")
+    assert zygote_socket(STUB_KIND, "d") == "/run/containerd-wasm-shims/stub-d.sock"
+
+
+def test_source_checkout_has_no_zygote(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CONTAINERD_WASM_SHIMS_RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(sys, "argv", ["shim", "zygote"])
+    assert launch.main(STUB_KIND, None) == 64
+    assert "zygote" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
