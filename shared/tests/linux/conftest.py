@@ -47,7 +47,7 @@ def in_child() -> InChild:
 @pytest.fixture
 def cgroup() -> Iterator[Cgroup]:
     """A cgroup of this host that does not exist yet, and does not afterwards."""
-    yield from temporary(open_cgroup(f"/shimkit-test/{uuid.uuid4().hex}", "test"))
+    yield from temporary(open_cgroup(f"/shimkit-test-{uuid.uuid4().hex}", "test"))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def unified() -> Iterator[Cgroup]:
     )
     if not root:
         pytest.skip("no cgroup2 is mounted")
-    path = f"/shimkit-test/{uuid.uuid4().hex}"
+    path = f"/shimkit-test-{uuid.uuid4().hex}"
     yield from temporary(open_cgroup(path, "test", root=root, version=2))
 
 
