@@ -20,6 +20,7 @@ from containerd_shimkit.proto import events_pb2
 from containerd_shimkit.proto.events_pb2 import TaskCreate, TaskDelete, TaskExit, TaskStart
 from containerd_shimkit.proto.forward_pb2 import ForwardRequest
 from containerd_shimkit.proto.types_pb2 import Envelope
+from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.rpc.server import Method, Server
 from containerd_shimkit.testing.publisher import MemoryPublisher
 
@@ -59,7 +60,8 @@ class Containerd:
 
 @asynccontextmanager
 async def publishing(path: Path) -> AsyncIterator[ContainerdPublisher]:
-    publisher = ContainerdPublisher("k8s.io", f"unix://{path}", None, None, log)
+    reaper = Reaper(subreaper=False)
+    publisher = ContainerdPublisher("k8s.io", f"unix://{path}", None, None, reaper, log)
     try:
         yield publisher
     finally:
@@ -225,8 +227,12 @@ def test_close_gives_up_in_time(
 
 
 def test_publisher_without_a_way_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="no ttrpc address"):
-        ContainerdPublisher("default", "", "/usr/bin/containerd", None, log)
+    async def main() -> None:
+        reaper = Reaper(subreaper=False)
+        with pytest.raises(InvalidArgumentError, match="no ttrpc address"):
+            ContainerdPublisher("default", "", "/usr/bin/containerd", None, reaper, log)
+
+    asyncio.run(main())
 
 
 def binary(tmp_path: Path, body: str) -> Path:
@@ -238,7 +244,9 @@ def binary(tmp_path: Path, body: str) -> Path:
 
 def publish_by_binary(path: Path, *sent: Message) -> None:
     async def main() -> None:
-        publisher = ContainerdPublisher("k8s.io", "", str(path), "/run/containerd.sock", log)
+        reaper = Reaper(subreaper=False)
+        address = "/run/containerd.sock"
+        publisher = ContainerdPublisher("k8s.io", "", str(path), address, reaper, log)
         for event in sent:
             publisher.publish(event)
         await publisher.close()

@@ -88,5 +88,9 @@ def test_record_without_text_is_none(tmp_path: Path) -> None:
 
 
 def test_record_is_plain_json(tmp_path: Path) -> None:
-    InitRecord(7, 8).save(tmp_path)
-    assert json.loads((tmp_path / "init.json").read_text()) == {"pid": 7, "start_time": 8}
+    InitRecord(7, 8, "/a/b").save(tmp_path)
+    assert json.loads((tmp_path / "init.json").read_text()) == {
+        "pid": 7,
+        "start_time": 8,
+        "cgroups_path": "/a/b",
+    }

@@ -12,6 +12,7 @@ once, after a proper end, and while the pod's shim still serves other containers
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from containerd_shimkit.errors import SandboxError, UnavailableError
+from containerd_shimkit.errors import BundleError, SandboxError, UnavailableError
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.linux.mounts import unmount
 from containerd_shimkit.oci.bundle import Bundle
@@ -91,21 +92,22 @@ def socket_path(
 
 def _listen(path: str) -> socket.socket | None:
     """Return the group's new listening socket, or None if a shim already listens there."""
-    Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    for _ in range(2):
+    directory = Path(path).parent
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Between bind and listen a living socket looks like one that was left behind.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_listening(path):
+            return None
+        Path(path).unlink(missing_ok=True)  # left by a shim that was killed
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(path)
-        except OSError:
-            listener.close()
-            if is_listening(path):
-                return None
-            Path(path).unlink(missing_ok=True)  # left by a shim that was killed
-            continue
+        listener.bind(path)
         Path(path).chmod(0o600)
         listener.listen(128)
         return listener
-    raise UnavailableError(f"cannot bind {path}: another shim takes it and gives it up again")
+    finally:
+        os.close(lock)
 
 
 def is_listening(path: str) -> bool:
@@ -169,13 +171,14 @@ def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) ->
     """Kill what is left of the task, remove its cgroup, mount and socket. Idempotent."""
     path = Path(bundle_path)
     record = InitRecord.load(path)
-    group = task_id
+    group, cgroups_path = task_id, record.cgroups_path if record else ""
     cgroup: Cgroup | None = None
-    with contextlib.suppress(Exception):  # a bundle may be half-removed: clean what can be found
+    with contextlib.suppress(BundleError):  # half-removed: clean what can be found
         bundle = Bundle.load(path)
-        group = bundle.group or task_id
-        if bundle.spec.linux.cgroups_path:
-            cgroup = open_cgroup(bundle.spec.linux.cgroups_path, task_id)
+        group, cgroups_path = bundle.group or task_id, bundle.spec.linux.cgroups_path
+    with contextlib.suppress(Exception):
+        if cgroups_path:
+            cgroup = open_cgroup(cgroups_path, task_id)
             cgroup.kill_all()  # thaws, too: a paused container would not die before that
     with contextlib.suppress(OSError):
         if record is not None:

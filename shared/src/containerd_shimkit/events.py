@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import subprocess
+import signal
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from containerd_shimkit.errors import InvalidArgumentError, Status
 from containerd_shimkit.proto import events_pb2
 from containerd_shimkit.proto.forward_pb2 import ForwardRequest
 from containerd_shimkit.proto.types_pb2 import Envelope
-from containerd_shimkit.reaper import waited_for
+from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.rpc.client import Client
 from containerd_shimkit.rpc.errors import LocalProtocolError, RemoteError, RemoteProtocolError
 
@@ -89,6 +89,7 @@ class ContainerdPublisher:
         ttrpc_address: str | None,
         publish_binary: str | None,
         grpc_address: str | None,
+        reaper: Reaper,
         log: logging.Logger,
     ) -> None:
         """
@@ -102,7 +103,7 @@ class ContainerdPublisher:
         if ttrpc_address:
             self._route = _TtrpcRoute(ttrpc_address)
         elif publish_binary and grpc_address:
-            self._route = _BinaryRoute(publish_binary, grpc_address)
+            self._route = _BinaryRoute(reaper, publish_binary, grpc_address)
         else:
             raise InvalidArgumentError("no ttrpc address and no publish binary to send events by")
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_SIZE)
@@ -223,7 +224,8 @@ class _BinaryRoute:
     thread, and this process forks. A pidfd needs none, and files instead of pipes no copying.
     """
 
-    def __init__(self, binary: str, grpc_address: str) -> None:
+    def __init__(self, reaper: Reaper, binary: str, grpc_address: str) -> None:
+        self._reaper = reaper
         self._binary = binary
         self._grpc_address = grpc_address
 
@@ -236,7 +238,7 @@ class _BinaryRoute:
         ):
             stdin.write(envelope.event.SerializeToString())
             stdin.seek(0)
-            status = await _run(argv, stdin.fileno(), stderr.fileno(), timeout)
+            status = await _run(self._reaper, argv, stdin.fileno(), stderr.fileno(), timeout)
             if status != 0:
                 stderr.seek(0)
                 said = stderr.read(MAX_STDERR_BYTES).decode(errors="replace").strip()
@@ -246,27 +248,30 @@ class _BinaryRoute:
         pass
 
 
-async def _run(argv: list[str], stdin: int, stderr: int, timeout: float) -> int:
-    """Run ``argv`` and return its exit code, less than 0 for a signal.
+async def _run(reaper: Reaper, argv: list[str], stdin: int, stderr: int, timeout: float) -> int:
+    """Run ``argv`` and return its exit status. asyncio's own way would start a thread for it.
 
-    Raises TimeoutError after ``timeout`` seconds; the process is killed then.
+    Raises OSError if it cannot be run, TimeoutError after ``timeout`` seconds; it is killed then.
     """
-    loop = asyncio.get_running_loop()
-    process = subprocess.Popen(argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=stderr)
-    waited_for.add(process.pid)
-    pidfd = os.pidfd_open(process.pid)
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        # Above 2 first, so that no dup2 overwrites what a later one reads.
+        copies = [os.dup(descriptor) for descriptor in (stdin, null, stderr)]
+        actions = [(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies)]
+        try:
+            pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
+        finally:
+            for copy in copies:
+                os.close(copy)
+    finally:
+        os.close(null)
+    ended = reaper.watch(pid)
     try:
         async with asyncio.timeout(timeout):
-            await ended.wait()
-    except TimeoutError:
-        raise TimeoutError(f"{argv[0]} did not end within {timeout:g} s") from None
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-        if not ended.is_set():
-            process.kill()
-        process.wait()
-        waited_for.discard(process.pid)
-    return process.returncode
+            return (await asyncio.shield(ended)).status
+    except BaseException as exc:
+        os.kill(pid, signal.SIGKILL)
+        await ended
+        if isinstance(exc, TimeoutError):
+            raise TimeoutError(f"{argv[0]} did not end within {timeout:g} s") from None
+        raise

@@ -13,10 +13,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
-
-waited_for: Final[set[int]] = set()
-"""Children that are no orphans though no reaper watches them: their pids, added by who waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +28,17 @@ class Exit:
 class Reaper:
     """Waits for the children of this process within its event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, subreaper: bool = True) -> None:
+        """subreaper: reap every child, known or not; else those that are watched."""
         self._loop = asyncio.get_running_loop()
+        self._subreaper = subreaper
         self._watched: dict[int, tuple[int, asyncio.Future[Exit]]] = {}
         """By pid: the pidfd, who is told."""
         self._others: set[int] = set()
         """Watched, ended, and still the zombie of a parent that lives."""
         self._keeping = 0
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        if subreaper:
+            self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def watch(self, pid: int) -> asyncio.Future[Exit]:
         """Return a future of the exit of ``pid``, which is or will become our child.
@@ -84,10 +83,12 @@ class Reaper:
         for pid in list(self._others):
             if pid in self._others:
                 self._on_exit(pid)
+        if not self._subreaper:
+            return
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         with contextlib.suppress(ChildProcessError):
             while (result := os.waitid(os.P_ALL, 0, flags)) is not None:
-                if self._keeping or result.si_pid in self._watched.keys() | waited_for:
+                if self._keeping or result.si_pid in self._watched:
                     return  # its own pidfd wakes the loop; the next orphan is looked for then
                 os.waitpid(result.si_pid, os.WNOHANG)
 

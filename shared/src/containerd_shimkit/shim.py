@@ -72,7 +72,7 @@ async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.soc
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _ignore_signal, number)
     reaper = Reaper()
-    publisher = _publisher(arguments)
+    publisher = _publisher(arguments, reaper)
 
     def new_container(request: SandboxRequest) -> Container:
         return Container(request, reaper)
@@ -91,12 +91,13 @@ def _ignore_signal(number: int) -> None:
     log.info("signal %d ignored: a shim ends when containerd shuts it down", number)
 
 
-def _publisher(arguments: StartArguments) -> Publisher:
+def _publisher(arguments: StartArguments, reaper: Reaper) -> Publisher:
     return ContainerdPublisher(
         arguments.namespace,
         os.environ.get("TTRPC_ADDRESS"),
         arguments.publish_binary,
         arguments.address,
+        reaper,
         log,
     )
 

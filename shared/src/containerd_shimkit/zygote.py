@@ -154,7 +154,8 @@ class Zygote:
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        _, environment, directory = decode(message)
+        arguments, environment, directory = decode(message)
+        setproctitle(" ".join([self._kind.binary, *arguments]))
         os.environ.clear()
         os.environ.update(environment)
         os.setsid()

@@ -70,8 +70,12 @@ class Container:
         shim_end, sandbox_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         shim_end.setblocking(False)
         self._control = shim_end
-        stage = self._reaper.watch(fork_stage(self.request, shim_end, sandbox_end))
-        sandbox_end.close()
+        with sandbox_end:
+            try:
+                stage = self._reaper.watch(fork_stage(self.request, shim_end, sandbox_end))
+            except OSError:
+                await self.clean_up()
+                raise
         try:
             with self._reaper.keeping_orphans():
                 await self._await_prepared()
@@ -99,7 +103,8 @@ class Container:
             if event == "pid":
                 self.pid = message["pid"]
                 self._follow(self._reaper.watch(self.pid))
-                InitRecord.of(self.pid).save(self.request.bundle.path)
+                bundle = self.request.bundle
+                InitRecord.of(self.pid, bundle.spec.linux.cgroups_path).save(bundle.path)
             elif event == "created":
                 for warning in message["warnings"]:
                     log.warning("%s", warning)

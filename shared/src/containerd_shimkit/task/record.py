@@ -18,19 +18,22 @@ class InitRecord:
     pid: int
     start_time: int
     """Clock ticks after boot: field 22 of /proc/PID/stat (proc(5))."""
+    cgroups_path: str = ""
+    """As in the spec, in case that cannot be read any more."""
 
     @classmethod
-    def of(cls, pid: int) -> InitRecord:
+    def of(cls, pid: int, cgroups_path: str = "") -> InitRecord:
         """Return the record of a living process. Raises OSError if it is gone."""
-        return cls(pid, _start_time(pid))
+        return cls(pid, _start_time(pid), cgroups_path)
 
     @classmethod
     def load(cls, bundle: Path) -> InitRecord | None:
         """Return the bundle's record, or None if it is missing or unreadable."""
         try:
             data = json.loads((bundle / _FILE).read_text())
-            return cls(int(data["pid"]), int(data["start_time"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            path = data.get("cgroups_path", "")
+            return cls(int(data["pid"]), int(data["start_time"]), str(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def save(self, bundle: Path) -> None:
