@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from setproctitle import setproctitle
+
 from containerd_shimkit.background import fork_into_background
 from containerd_shimkit.bootstrap import StartArguments, delete_task, start_shim
 from containerd_shimkit.errors import ShimError, UnimplementedError
@@ -112,6 +114,11 @@ def _run_command(kind: ShimKind, options: argparse.Namespace, detach: Detach) ->
     )
     listener = start_shim(start)
     if listener is not None:
+        # Before containerd goes on, so that whoever looks for the shim finds it by its name.
+        setproctitle(
+            f"{kind.binary} -namespace {start.namespace} -id {start.task_id} "
+            f"-address {start.address}"
+        )
         detach()
         return run_shim(kind, start, listener)
     return 0

@@ -15,8 +15,6 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from setproctitle import setproctitle
-
 from containerd_shimkit import log as shim_log
 from containerd_shimkit.bootstrap import StartArguments
 from containerd_shimkit.control import SandboxRequest
@@ -42,10 +40,6 @@ def run_shim(kind: ShimKind, arguments: StartArguments, listener: socket.socket)
     level = logging.DEBUG if arguments.debug else logging.INFO
     shim_log.configure(level, Path(arguments.bundle) / "log", runtime=kind.runtime)
     _import_engine_early(kind)
-    setproctitle(
-        f"{kind.binary} -namespace {arguments.namespace} -id {arguments.task_id} "
-        f"-address {arguments.address}"
-    )
     os.chdir("/")
     set_child_subreaper(True)
     # Everything alive now is in every fork: the collector need not visit, and so copy, it.
