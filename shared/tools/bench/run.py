@@ -42,7 +42,7 @@ from containerd_shimkit.testing.leftovers import Process, find_processes
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 BUSYBOX = Path("/bin/busybox")  # Debian's busybox-static
-PARTS = ("start", "memory", "http")
+PARTS = ("start", "memory", "http", "fibers")
 
 START_TIMEOUT = 30.0  # seconds
 POLL_INTERVAL = 0.001  # seconds between attempts to connect to a server that is not there yet
@@ -316,6 +316,13 @@ def report(results: Json) -> list[str]:
         lines += ["", title, *memory_table(memory)]
     if http := results.get("http"):
         lines += ["", f"GET /hello, {CONNECTIONS} connections, medians", *http_table(http)]
+    if fibers := results.get("fibers"):
+        lines += [
+            "",
+            "guests that wait 100 ms in an asynchronous import",
+            f"{fibers['succeeded']} of {fibers['requests']} requests in {fibers['seconds']:.2f} s,"
+            f" at most {fibers['most_waiting']} at a time, on {fibers['threads']} thread",
+        ]
     return lines
 
 
@@ -454,6 +461,8 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
         shims_root=directory / "shims",
     )
     results: Json = {}
+    if "fibers" in options.only:
+        results["fibers"] = measure_fibers()
     with daemon:
         if RUNC in options.workloads:
             write_busybox_image(directory / "busybox.tar")
@@ -471,6 +480,14 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
             )
     progress("")
     return results
+
+
+def measure_fibers() -> Json:
+    """Run the guests that wait, in a process of their own, beside nothing else."""
+    command = [sys.executable, str(REPOSITORY / "shared/tools/bench/fibers.py")]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    figures: Json = json.loads(result.stdout)
+    return figures
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
