@@ -33,10 +33,14 @@ GUESTS_RUSTFLAGS := --target wasm32-wasi --crate-type cdylib --edition 2021 -D w
   --remap-path-prefix $(CURDIR)=.
 
 # More memory than a container is likely to allow, asked for before any code runs.
-containerd-shim-spin-v1/tests/guests/huge_memory.wasm: GUESTS_LDFLAGS := -Wl,--initial-memory=3221225472
+containerd-shim-spin-v1/tests/guests/huge_memory.wasm.build: GUESTS_LDFLAGS := -Wl,--initial-memory=3221225472
 
-.PHONY: guests guests-list guests-packages guests-force
-guests: $(GUESTS)  ## rebuild every .wasm of the images and the tests from its source
+# Targets of their own, not the files: nothing that only needs a .wasm file ever builds one, though a
+# checkout gives sources and results any order of age.
+GUESTS_BUILDS := $(GUESTS:=.build)
+
+.PHONY: guests guests-list guests-packages $(GUESTS_BUILDS)
+guests: $(GUESTS_BUILDS)  ## rebuild every .wasm of the images and the tests from its source
 
 guests-list:
 	@printf '%s\n' $(GUESTS)
@@ -44,17 +48,14 @@ guests-list:
 guests-packages:
 	@printf '%s\n' $(GUESTS_PACKAGES)
 
-# Always rebuilt: a checkout gives sources and results the same age.
-guests-force:
+$(GUESTS_COMMANDS:=.build): %.wasm.build: %.c
+	$(CLANG) $(GUESTS_CFLAGS) -o $*.wasm $<
+	@chmod 644 $*.wasm
 
-$(GUESTS_COMMANDS): %.wasm: %.c guests-force
-	$(CLANG) $(GUESTS_CFLAGS) -o $@ $<
-	@chmod 644 $@
+$(GUESTS_COMPONENTS:=.build): %.wasm.build: %.c
+	$(CLANG) $(GUESTS_CFLAGS) -nostartfiles -Wl,--no-entry $(GUESTS_LDFLAGS) -o $*.wasm $<
+	@chmod 644 $*.wasm
 
-$(GUESTS_COMPONENTS): %.wasm: %.c guests-force
-	$(CLANG) $(GUESTS_CFLAGS) -nostartfiles -Wl,--no-entry $(GUESTS_LDFLAGS) -o $@ $<
-	@chmod 644 $@
-
-$(GUESTS_RUST): %.wasm: %.rs guests-force
-	$(RUSTC) $(GUESTS_RUSTFLAGS) -o $@ $<
-	@chmod 644 $@
+$(GUESTS_RUST:=.build): %.wasm.build: %.rs
+	$(RUSTC) $(GUESTS_RUSTFLAGS) -o $*.wasm $<
+	@chmod 644 $*.wasm
