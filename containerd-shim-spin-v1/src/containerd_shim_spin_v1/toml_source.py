@@ -93,10 +93,11 @@ def scan_positions(text: str) -> dict[KeyPath, Position]:
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_BASIC = re.compile(r'"(?:[^"\\]++|\\.)*+"')
+_BASIC = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LITERAL = re.compile(r"'[^']*'")
-_MULTI_BASIC = re.compile(r'"""(?:[^"\\]++|\\.|"(?!""))*+"{3,5}', re.S)
-_MULTI_LITERAL = re.compile(r"'''(?:[^']++|'(?!''))*+'{3,5}")
+# Possessive quantifiers would do less work, but Python 3.11.2 (Debian 12) matches them wrongly.
+_MULTI_BASIC = re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}', re.S)
+_MULTI_LITERAL = re.compile(r"'''(?:[^']|'(?!''))*'{3,5}")
 _PLAIN = re.compile(r"[^,\]}#\n]*")  # numbers, booleans, dates: a date may hold a space
 
 
