@@ -31,6 +31,7 @@ PYTHON_PATHS := conftest.py $(foreach directory, \
 # The .wasm files: make guests.
 -include images/guests.mk
 export GUESTS_PACKAGES
+$(GUESTS_BUILDS): | packages-guests
 
 .PHONY: help
 help:  ## say what there is to make

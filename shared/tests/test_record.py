@@ -93,4 +93,5 @@ def test_record_is_plain_json(tmp_path: Path) -> None:
         "pid": 7,
         "start_time": 8,
         "cgroups_path": "/a/b",
+        "runtime": [],
     }

@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ _MAX_SOCKET_PATH: Final = 106  # bytes, what containerd accepts; the kernel's li
 _MAX_PARAMS_BYTES: Final = 4 << 20
 _STDIN_SECONDS: Final = 2.0
 _KILLED: Final = 128 + signal.SIGKILL
-_DEATH_SECONDS: Final = 3.0  # containerd gives the whole `delete` 5 s
+_DEATH_SECONDS: Final = 2.0  # containerd gives the whole `delete` 5 s
+_RUNTIME_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,10 @@ def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) ->
     with contextlib.suppress(OSError):
         if record is not None:
             _kill_and_wait(record)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if record is not None and record.runtime:
+            command = [*record.runtime, "delete", "--force", task_id]
+            subprocess.run(command, capture_output=True, timeout=_RUNTIME_SECONDS)
     with contextlib.suppress(Exception):
         if cgroup is not None:
             cgroup.delete()

@@ -1,7 +1,8 @@
 """What a shim tells a container's first processes, and what they report back.
 
 The request comes with the fork. The reports are JSON objects, one a packet: ``pid``, ``created``,
-``prepared``, ``ready``, or ``failed`` with the reason; the shim's one answer is ``start``.
+``prepared``, ``ready``, ``failed`` with the reason, or ``ordinary`` for a container that is not for
+an engine; the shim's one answer is ``start``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class SandboxRequest:
     bundle: Bundle
     rootfs: Sequence[RootfsMount]
     stdio: StdioNames
+    terminal: bool = False
 
 
 class Control:

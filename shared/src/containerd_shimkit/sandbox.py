@@ -32,14 +32,17 @@ from setproctitle import setproctitle
 
 from containerd_shimkit import init
 from containerd_shimkit.control import Control, SandboxRequest
-from containerd_shimkit.errors import ExitCode, SandboxError
+from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxError
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
 from containerd_shimkit.linux.mounts import mount_rootfs
 from containerd_shimkit.linux.namespaces import NamespacePlan
 from containerd_shimkit.linux.paths import make_in_root
+from containerd_shimkit.linux.program import is_program
 from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propagation
+from containerd_shimkit.linux.seccomp import SeccompFilter
+from containerd_shimkit.linux.seccomp import available as seccomp_available
 from containerd_shimkit.linux.syscalls import (
     close_range,
     set_no_new_privs,
@@ -170,7 +173,11 @@ def _init(
     setproctitle(
         f"{request.kind.binary} engine -namespace {request.namespace} -id {request.task_id}"
     )
-    warnings += _isolate(request, plan, cgroup)
+    try:
+        warnings += _isolate(request, plan, cgroup)
+    except OrdinaryCommand:
+        control.report("ordinary")
+        return 0
     warnings += _not_applied(request.bundle.spec)
     control.report("created", warnings=warnings)
     engine = _load_engine(request.kind)
@@ -180,6 +187,10 @@ def _init(
 def _leave(number: int, _frame: Any) -> None:
     """Before Start, a signal that asks for an end gets it at once."""
     os._exit(128 + number)
+
+
+class OrdinaryCommand(Exception):
+    """The container's command is a program of its image: there is nothing here for an engine."""
 
 
 def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None) -> list[str]:
@@ -199,6 +210,10 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     isolate_propagation(path, linux.rootfs_propagation)
     mount_rootfs(request.rootfs, path)
     rootfs = Rootfs(path)
+    if is_program(rootfs.fd, spec.process.args[0], spec.process.environment, spec.process.cwd):
+        raise OrdinaryCommand
+    if request.terminal:
+        raise InvalidArgumentError("a WebAssembly container has no terminal: run it without -t")
     cgroup_mounts = cgroup.mounts() if cgroup is not None else None
     rootfs.mount_all(spec.mounts, str(request.bundle.path), cgroup_mounts)
     if has_own_dev(spec.mounts):  # else it is the host's, and has what it has
@@ -214,20 +229,33 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     rootfs.pivot(readonly=spec.root.readonly, propagation=linux.rootfs_propagation)
 
     warnings += process.apply_rlimits(spec.process.rlimits)
+    seccomp = _seccomp_filter(spec, warnings)
     capabilities.limit_bounding(sets)
+    if seccomp is not None and not spec.process.no_new_privileges:
+        seccomp.load()  # needs CAP_SYS_ADMIN, which is about to go
     process.apply_user(user.uid, user.gid, user.additional_gids, user.umask)
     capabilities.apply_sets(capabilities.as_if_executed(sets, user.uid))
     if spec.process.no_new_privileges:
         set_no_new_privs()
+        if seccomp is not None:
+            seccomp.load()
     with step(f'change to directory "{spec.process.cwd}"'):
         os.chdir(spec.process.cwd)
     return warnings
 
 
+def _seccomp_filter(spec: Spec, warnings: list[str]) -> SeccompFilter | None:
+    if not spec.linux.seccomp:
+        return None
+    if not seccomp_available():
+        warnings.append("seccomp profile: not applied, since this node has no libseccomp")
+        return None
+    return SeccompFilter(spec.linux.seccomp)
+
+
 def _not_applied(spec: Spec) -> list[str]:
     """Return a sentence for each part of the isolation that is asked for and not done yet."""
     asked = {
-        "seccomp profile": spec.linux.seccomp,
         f'AppArmor profile "{spec.process.apparmor_profile}"': spec.process.apparmor_profile,
         f'SELinux label "{spec.process.selinux_label}"': spec.process.selinux_label,
         f"hooks ({', '.join(spec.hooks)})": spec.hooks,

@@ -17,7 +17,6 @@ from typing import Final
 
 from containerd_shimkit import log as shim_log
 from containerd_shimkit.bootstrap import StartArguments
-from containerd_shimkit.control import SandboxRequest
 from containerd_shimkit.errors import status_of
 from containerd_shimkit.events import ContainerdPublisher, Publisher
 from containerd_shimkit.linux.syscalls import set_child_subreaper
@@ -25,7 +24,7 @@ from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.rpc.server import Method, Server
 from containerd_shimkit.runtime import ShimKind
-from containerd_shimkit.task.container import Container
+from containerd_shimkit.task.factory import ContainerFactory
 from containerd_shimkit.task.service import SERVICES, TaskService
 
 UNUSED_SECONDS: Final = 120.0
@@ -68,10 +67,8 @@ async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.soc
     reaper = Reaper()
     publisher = _publisher(arguments, reaper)
 
-    def new_container(request: SandboxRequest) -> Container:
-        return Container(request, reaper)
-
-    service = TaskService(kind, arguments.namespace, publisher, new_container, done.set)
+    factory = ContainerFactory(reaper)
+    service = TaskService(kind, arguments.namespace, publisher, factory, done.set)
     server = Server({name: task_methods(service) for name in SERVICES}, status_of=status_of)
     await server.start(listener)
     unused = loop.call_later(UNUSED_SECONDS, lambda: None if service.was_used else done.set())

@@ -28,6 +28,7 @@ from containerd_shimkit.proto import cgroups_v1_pb2, cgroups_v2_pb2, types_pb2
 from containerd_shimkit.proto import events_pb2 as events
 from containerd_shimkit.proto import process_pb2 as types
 from containerd_shimkit.proto import task_pb2 as api
+from containerd_shimkit.task.record import InitRecord
 from containerd_shimkit.testing import BundleBuilder, in_clean_process, running_service
 
 pytestmark = pytest.mark.root
@@ -586,7 +587,7 @@ async def test_many_tasks_at_once(tmp_path: Path, namespace: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "error", "status", "text"),
     [
-        pytest.param({"terminal": True}, InvalidArgumentError, 3, "no terminal", id="terminal"),
+        pytest.param({"terminal": True}, ShimError, 3, "no terminal", id="terminal"),
         pytest.param({"checkpoint": "/c"}, UnimplementedError, 12, "restore", id="checkpoint"),
         pytest.param({"stdout": "/missing/fifo"}, ShimError, 5, "does not exist", id="fifo"),
         pytest.param({"stdout": "https://x/y"}, ShimError, 3, "scheme 'https'", id="scheme"),
@@ -749,9 +750,9 @@ async def test_other_tasks_are_served_while_one_is_being_created(
         await running.run(builder(tmp_path, namespace, "quick"))
         slow = builder(tmp_path, namespace, "slow", env={"STUB_HANG": "prepare"})
         creating = asyncio.create_task(running.create(slow))
-        # Nothing is published before a task is made.
-        while "slow" not in running.containers or not running.containers["slow"].pid:  # noqa: ASYNC110
+        # Nothing is published before a task is made; what its init is stands in the bundle.
+        while (record := InitRecord.load(slow.path)) is None:  # noqa: ASYNC110 - a file appears
             await asyncio.sleep(0)
         assert (await soon(running.state("quick"))).status == types.RUNNING
-        await running.kill("slow")
+        os.kill(record.pid, signal.SIGKILL)
         await refused(creating, ShimError, Status.UNKNOWN, "ended before it said why")

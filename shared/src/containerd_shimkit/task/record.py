@@ -20,19 +20,23 @@ class InitRecord:
     """Clock ticks after boot: field 22 of /proc/PID/stat (proc(5))."""
     cgroups_path: str = ""
     """As in the spec, in case that cannot be read any more."""
+    runtime: tuple[str, ...] = ()
+    """Of an ordinary container: the OCI runtime and its options, up to the command."""
 
     @classmethod
-    def of(cls, pid: int, cgroups_path: str = "") -> InitRecord:
+    def of(cls, pid: int, cgroups_path: str = "", runtime: tuple[str, ...] = ()) -> InitRecord:
         """Return the record of a living process. Raises OSError if it is gone."""
-        return cls(pid, _start_time(pid), cgroups_path)
+        return cls(pid, _start_time(pid), cgroups_path, runtime)
 
     @classmethod
     def load(cls, bundle: Path) -> InitRecord | None:
         """Return the bundle's record, or None if it is missing or unreadable."""
         try:
             data = json.loads((bundle / _FILE).read_text())
-            path = data.get("cgroups_path", "")
-            return cls(int(data["pid"]), int(data["start_time"]), str(path))
+            path, runtime = data.get("cgroups_path", ""), data.get("runtime", ())
+            return cls(
+                int(data["pid"]), int(data["start_time"]), str(path), tuple(map(str, runtime))
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from containerd_shimkit.control import SandboxRequest
@@ -33,7 +34,9 @@ from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.reaper import Exit
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.stdio import StdioNames
-from containerd_shimkit.task.container import Container, ContainerFactory
+from containerd_shimkit.task.factory import ContainerFactory
+from containerd_shimkit.task.options import RuntimeOptions
+from containerd_shimkit.task.process import Container, Process
 from containerd_shimkit.task.state import TaskState
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -44,9 +47,7 @@ _STATUS: Final = {
     TaskState.PAUSED: types.PAUSED,
     TaskState.STOPPED: types.STOPPED,
 }
-_NO_EXEC: Final = (
-    "cannot exec: a WebAssembly container has one process, the engine, and no other program to run"
-)
+_NO_CHECKPOINT: Final = "cannot checkpoint or restore: the state of a guest is not saved"
 
 
 class TaskService:
@@ -57,127 +58,163 @@ class TaskService:
         kind: ShimKind,
         namespace: str,
         publisher: Publisher,
-        new_container: ContainerFactory,
+        factory: ContainerFactory,
         shut_down: Callable[[], None],
     ) -> None:
         """shut_down: called when containerd wants the shim to end and no container is left."""
         self._kind = kind
         self._namespace = namespace
         self._publisher = publisher
-        self._new_container = new_container
+        self._factory = factory
         self._shut_down = shut_down
         self._containers: dict[str, Container] = {}
-        self._exits: dict[str, asyncio.Task[None]] = {}
+        self._creating: set[str] = set()
+        self._exits: dict[Process, asyncio.Task[None]] = {}
         self.was_used = False
         """Whether a container was ever asked for."""
 
     # A task's life, in order
 
     async def create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
-        """Make the container and prepare its app; it runs at ``start``."""
+        """Make the container up to the point where ``start`` lets it run."""
         self.was_used = True
-        if request.id in self._containers:
+        if request.id in self._containers or request.id in self._creating:
             raise AlreadyExistsError(f"task {request.id!r} exists already")
-        if request.terminal:
-            raise InvalidArgumentError("a WebAssembly container has no terminal: run it without -t")
         if request.checkpoint:
-            raise UnimplementedError("cannot restore: a WebAssembly guest cannot be checkpointed")
-        bundle = Bundle.load(Path(request.bundle))
-        stdio = StdioNames(request.stdin, request.stdout, request.stderr)
-        container = self._new_container(
-            SandboxRequest(
-                self._kind, self._namespace, request.id, bundle, tuple(request.rootfs), stdio
+            raise UnimplementedError(_NO_CHECKPOINT)
+        sandbox = SandboxRequest(
+            kind=self._kind,
+            namespace=self._namespace,
+            task_id=request.id,
+            bundle=Bundle.load(Path(request.bundle)),
+            rootfs=tuple(request.rootfs),
+            stdio=StdioNames(request.stdin, request.stdout, request.stderr),
+            terminal=request.terminal,
+        )
+        options = RuntimeOptions.parse(request.options)
+        self._creating.add(request.id)
+        try:
+            container = await self._factory.create(sandbox, options)
+        finally:
+            self._creating.discard(request.id)
+        self._containers[request.id] = container
+        self._publisher.publish(
+            events.TaskCreate(
+                container_id=request.id,
+                bundle=request.bundle,
+                rootfs=request.rootfs,
+                io=events.TaskIO(
+                    stdin=request.stdin,
+                    stdout=request.stdout,
+                    stderr=request.stderr,
+                    terminal=request.terminal,
+                ),
+                pid=container.pid,
             )
         )
-        self._containers[request.id] = container
-        async with container.lock:
-            try:
-                await container.create()
-            except BaseException:
-                del self._containers[request.id]
-                raise
-            self._publisher.publish(
-                events.TaskCreate(
-                    container_id=request.id,
-                    bundle=request.bundle,
-                    rootfs=request.rootfs,
-                    io=events.TaskIO(
-                        stdin=request.stdin, stdout=request.stdout, stderr=request.stderr
-                    ),
-                    pid=container.pid,
-                )
-            )
-        self._exits[request.id] = asyncio.create_task(self._publish_exit(request.id, container))
+        self._follow_exit(request.id, request.id, container)
         return api.CreateTaskResponse(pid=container.pid)
 
     async def start(self, request: api.StartRequest) -> api.StartResponse:
-        """Return when the app can be reached."""
-        container = self._init_of(request.id, request.exec_id)
-        async with container.lock:
-            await container.start()
-            self._publisher.publish(events.TaskStart(container_id=request.id, pid=container.pid))
-        return api.StartResponse(pid=container.pid)
+        """Let it run; for an app, return when it can be reached."""
+        process = self._process(request.id, request.exec_id)
+        async with process.lock:
+            await process.start()
+            event: Message
+            if request.exec_id:
+                event = events.TaskExecStarted(
+                    container_id=request.id, exec_id=request.exec_id, pid=process.pid
+                )
+                self._follow_exit(request.id, request.exec_id, process)
+            else:
+                event = events.TaskStart(container_id=request.id, pid=process.pid)
+            self._publisher.publish(event)
+        return api.StartResponse(pid=process.pid)
 
-    async def _publish_exit(self, task_id: str, container: Container) -> None:
-        exit_ = await asyncio.shield(container.exit)
-        async with container.lock:  # TaskStart, if it comes at all, comes first
+    def _follow_exit(self, task_id: str, process_id: str, process: Process) -> None:
+        """Publish the exit of a process when it comes. process_id: of the task, or the exec id."""
+        publishing = asyncio.create_task(self._publish_exit(task_id, process_id, process))
+        self._exits[process] = publishing
+
+    async def _publish_exit(self, task_id: str, process_id: str, process: Process) -> None:
+        exit_ = await asyncio.shield(process.exit)
+        async with process.lock:  # TaskStart, if it comes at all, comes first
             event = events.TaskExit(
-                container_id=task_id, id=task_id, pid=container.pid, exit_status=exit_.status
+                container_id=task_id, id=process_id, pid=process.pid, exit_status=exit_.status
             )
             event.exited_at.CopyFrom(_timestamp(exit_.time_ns))
             self._publisher.publish(event)
 
     async def wait(self, request: api.WaitRequest) -> api.WaitResponse:
-        """Return how the task ended, now or when it does. May come before ``start``."""
-        container = self._init_of(request.id, request.exec_id)
-        exit_ = await asyncio.shield(container.exit)
+        """Return how the process ended, now or when it does. May come before ``start``."""
+        process = self._process(request.id, request.exec_id)
+        exit_ = await asyncio.shield(process.exit)
         return api.WaitResponse(exit_status=exit_.status, exited_at=_timestamp(exit_.time_ns))
 
     async def kill(self, request: api.KillRequest) -> Empty:
         """Send a signal. An ended task is NOT_FOUND, as runc has it, unless ``all`` is asked."""
-        container = self._init_of(request.id, request.exec_id)
-        container.kill(request.signal, everything=request.all)
+        process = self._process(request.id, request.exec_id)
+        await process.kill(request.signal, everything=request.all)
         return Empty()
 
     async def delete(self, request: api.DeleteRequest) -> api.DeleteResponse:
-        """Remove an ended task, or one that never ran."""
-        container = self._init_of(request.id, request.exec_id)
-        async with container.lock:
-            self._get(request.id)  # another delete may have been first
-            exit_ = await container.delete()
-            del self._containers[request.id]
-        await self._exits.pop(request.id)  # TaskExit comes before TaskDelete
+        """Remove an ended process, or one that never ran."""
+        process = self._process(request.id, request.exec_id)
+        async with process.lock:
+            self._process(request.id, request.exec_id)  # another delete may have been first
+            exit_ = await process.delete()
+            if not request.exec_id:
+                del self._containers[request.id]
+        if (publishing := self._exits.pop(process, None)) is not None:
+            await publishing  # TaskExit comes before TaskDelete
         response = api.DeleteResponse(
-            pid=container.pid, exit_status=exit_.status, exited_at=_timestamp(exit_.time_ns)
+            pid=process.pid, exit_status=exit_.status, exited_at=_timestamp(exit_.time_ns)
         )
-        self._publisher.publish(
-            events.TaskDelete(
-                container_id=request.id,
-                id=request.id,
-                pid=container.pid,
-                exit_status=exit_.status,
-                exited_at=response.exited_at,
+        if not request.exec_id:
+            self._publisher.publish(
+                events.TaskDelete(
+                    container_id=request.id,
+                    id=request.id,
+                    pid=process.pid,
+                    exit_status=exit_.status,
+                    exited_at=response.exited_at,
+                )
             )
-        )
         return response
+
+    async def exec(self, request: api.ExecProcessRequest) -> Empty:
+        """Prepare another process in an ordinary container; ``start`` starts it."""
+        container = self._get(request.id)
+        if not request.exec_id:
+            raise InvalidArgumentError("exec: no exec id")
+        stdio = StdioNames(request.stdin, request.stdout, request.stderr)
+        async with container.lock:
+            container.add_exec(
+                request.exec_id, request.spec.value, stdio, terminal=request.terminal
+            )
+            event = events.TaskExecAdded(container_id=request.id, exec_id=request.exec_id)
+            self._publisher.publish(event)
+        return Empty()
 
     # Looking at it
 
     async def state(self, request: api.StateRequest) -> api.StateResponse:
-        """Return what the task is doing; works after its end too."""
-        container = self._init_of(request.id, request.exec_id)
-        stdio = container.request.stdio
+        """Return what the process is doing; works after its end too."""
+        process = self._process(request.id, request.exec_id)
+        container = self._get(request.id)
         response = api.StateResponse(
             id=request.id,
             bundle=str(container.request.bundle.path),
-            pid=container.pid,
-            status=_STATUS[container.state],
-            stdin=stdio.stdin,
-            stdout=stdio.stdout,
-            stderr=stdio.stderr,
+            pid=process.pid,
+            status=_STATUS[process.state],
+            stdin=process.stdio.stdin,
+            stdout=process.stdio.stdout,
+            stderr=process.stdio.stderr,
+            terminal=process.terminal,
+            exec_id=request.exec_id,
         )
-        if container.exit.done():
-            exit_: Exit = container.exit.result()
+        if process.exit.done():
+            exit_: Exit = process.exit.result()
             response.exit_status = exit_.status
             response.exited_at.CopyFrom(_timestamp(exit_.time_ns))
         return response
@@ -231,24 +268,21 @@ class TaskService:
         return Empty()
 
     async def close_io(self, request: api.CloseIORequest) -> Empty:
-        """Nothing to close: the container's process holds its standard input, the shim does not."""
-        self._init_of(request.id, request.exec_id)
+        """Let the process see the end of its input."""
+        process = self._process(request.id, request.exec_id)
+        if request.stdin:
+            process.close_stdin()
         return Empty()
 
-    async def resize_pty(self, request: api.ResizePtyRequest) -> NoReturn:
-        """Refuse: there is no terminal."""
-        self._init_of(request.id, request.exec_id)
-        raise UnimplementedError("cannot resize: a WebAssembly container has no terminal")
-
-    async def exec(self, request: api.ExecProcessRequest) -> NoReturn:
-        """Refuse: there is nothing to execute."""
-        self._get(request.id)
-        raise UnimplementedError(_NO_EXEC)
+    async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
+        """Set the size of the terminal of an ordinary process."""
+        self._process(request.id, request.exec_id).resize(request.width, request.height)
+        return Empty()
 
     async def checkpoint(self, request: api.CheckpointTaskRequest) -> NoReturn:
         """Refuse: the state of a guest cannot be saved."""
         self._get(request.id)
-        raise UnimplementedError("cannot checkpoint: the state of a WebAssembly guest is not saved")
+        raise UnimplementedError(_NO_CHECKPOINT)
 
     # The shim
 
@@ -264,11 +298,9 @@ class TaskService:
         except KeyError:
             raise NotFoundError(f"task {task_id!r} does not exist") from None
 
-    def _init_of(self, task_id: str, exec_id: str) -> Container:
+    def _process(self, task_id: str, exec_id: str) -> Process:
         container = self._get(task_id)
-        if exec_id:
-            raise NotFoundError(f"exec {exec_id!r} does not exist: {_NO_EXEC}")
-        return container
+        return container.get_exec(exec_id) if exec_id else container
 
 
 def _timestamp(time_ns: int) -> Timestamp:

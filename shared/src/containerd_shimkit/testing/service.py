@@ -18,11 +18,26 @@ from containerd_shimkit.linux.syscalls import set_child_subreaper
 from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.runtime import ShimKind
-from containerd_shimkit.task.container import Container
+from containerd_shimkit.task.factory import ContainerFactory
+from containerd_shimkit.task.options import RuntimeOptions
+from containerd_shimkit.task.process import Container
 from containerd_shimkit.task.service import TaskService
 from containerd_shimkit.testing.bundles import BundleBuilder
 from containerd_shimkit.testing.publisher import MemoryPublisher
 from containerd_shimkit.testing.stub_engine import STUB_KIND
+
+
+class RememberingFactory(ContainerFactory):
+    """Keeps what it has made."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        super().__init__(reaper)
+        self.containers: dict[str, Container] = {}
+
+    async def create(self, request: SandboxRequest, options: RuntimeOptions) -> Container:
+        container = await super().create(request, options)
+        self.containers[request.task_id] = container
+        return container
 
 
 class RunningService:
@@ -32,16 +47,11 @@ class RunningService:
         self.namespace = namespace
         self.publisher = MemoryPublisher()
         self.shut_down = asyncio.Event()
-        self.containers: dict[str, Container] = {}
         self.reaper = Reaper()
+        self.factory = RememberingFactory(self.reaper)
         self.service = TaskService(
-            kind, namespace, self.publisher, self._new_container, self.shut_down.set
+            kind, namespace, self.publisher, self.factory, self.shut_down.set
         )
-
-    def _new_container(self, request: SandboxRequest) -> Container:
-        container = Container(request, self.reaper)
-        self.containers[request.task_id] = container
-        return container
 
     async def create(self, bundle: BundleBuilder, **fields: Any) -> int:
         """Write the bundle and create its task; return the pid. fields: of the request."""
@@ -91,9 +101,9 @@ async def running_service(
     try:
         yield running
     finally:
-        for task_id, container in running.containers.items():
+        for task_id, container in running.factory.containers.items():
             await running.remove(task_id)
             if not container.exit.done() and container.pid:
-                container.kill(signal.SIGKILL)
+                await container.kill(signal.SIGKILL)
         await running.publisher.close()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)

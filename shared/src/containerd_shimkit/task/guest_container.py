@@ -1,4 +1,4 @@
-"""One container: its sandbox process, its state, its exit. What a task of the service is."""
+"""A container with a WebAssembly guest: its sandbox process, from Create to Delete."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 from containerd_shimkit.control import SandboxRequest
 from containerd_shimkit.errors import (
     FailedPreconditionError,
-    InvalidArgumentError,
     NotFoundError,
     ShimError,
     Status,
+    UnimplementedError,
 )
-from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
-from containerd_shimkit.oci.spec import parse_resources
 from containerd_shimkit.reaper import Exit, Reaper
 from containerd_shimkit.sandbox import fork_stage
+from containerd_shimkit.stdio import StdioNames
+from containerd_shimkit.task.process import Container, Process
 from containerd_shimkit.task.record import InitRecord
-from containerd_shimkit.task.state import TaskState, require
+from containerd_shimkit.task.state import require
 
 _MAX_PACKET: Final = 64 << 10
-_MAX_SIGNAL: Final = 64
 _CGROUP_SECONDS: Final = 2.0
 _CGROUP_RETRY_SECONDS: Final = 0.005
+_NO_EXEC: Final = (
+    "cannot exec: a WebAssembly container has one process, the engine, and no other program to run"
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +44,24 @@ class SandboxFailure(ShimError):
         self.status = Status(status)  # type: ignore[misc]  # the reporter's class decided it
 
 
-class Container:
-    """A container from Create to Delete. Calls, but ``kill``, are made one at a time (``lock``)."""
+class OrdinaryContainer(Exception):
+    """The image's command is an ordinary program: no container for an engine."""
+
+
+class GuestContainer(Container):
+    """A container whose init is the engine."""
 
     def __init__(self, request: SandboxRequest, reaper: Reaper) -> None:
-        self.request = request
-        self.state = TaskState.CREATED
-        self.lock = asyncio.Lock()
-        self.pid = 0
-        self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        super().__init__(request)
         self._reaper = reaper
         self._control: socket.socket | None = None
-        self._cgroup: Cgroup | None = None
-        path = request.bundle.spec.linux.cgroups_path
-        if path:
-            self._cgroup = open_cgroup(path, request.task_id)
 
     # Create and Start
 
     async def create(self) -> None:
         """Fork the sandbox and wait until the app is prepared, or the sandbox failed.
 
-        Raises ShimError; nothing is left then.
+        Raises ShimError or OrdinaryContainer; nothing is left then.
         """
         shim_end, sandbox_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         shim_end.setblocking(False)
@@ -82,7 +78,7 @@ class Container:
             await stage
         except BaseException:
             if self.pid:
-                self.kill(signal.SIGKILL)
+                await self.kill(signal.SIGKILL)
             await stage
             if self.pid:
                 await self.exit
@@ -94,7 +90,8 @@ class Container:
 
         The stage says the one, the init the other, and nobody knows who is first.
         """
-        prepared, failure = False, None
+        prepared = False
+        failure: Exception | None = None
         while not (self.pid and (prepared or failure)):
             message = await self._receive()
             if message is None:
@@ -102,7 +99,7 @@ class Container:
             event = message["event"]
             if event == "pid":
                 self.pid = message["pid"]
-                self._follow(self._reaper.watch(self.pid))
+                self.follow(self._reaper.watch(self.pid))
                 bundle = self.request.bundle
                 InitRecord.of(self.pid, bundle.spec.linux.cgroups_path).save(bundle.path)
             elif event == "created":
@@ -110,20 +107,14 @@ class Container:
                     log.warning("%s", warning)
             elif event == "prepared":
                 prepared = True
+            elif event == "ordinary":
+                failure = OrdinaryContainer()
             elif event == "failed":
                 failure = SandboxFailure(message["message"], message["status"])
         if failure is not None:
             raise failure
         if not (self.pid and prepared):
             raise ShimError("the sandbox process ended before it said why")
-
-    def _follow(self, exited: asyncio.Future[Exit]) -> None:
-        def on_exit(future: asyncio.Future[Exit]) -> None:
-            self.state = TaskState.STOPPED
-            if not self.exit.done():
-                self.exit.set_result(future.result())
-
-        exited.add_done_callback(on_exit)
 
     async def start(self) -> None:
         """Let the app serve; return when it does. Raises ShimError with the app's reason."""
@@ -139,8 +130,7 @@ class Container:
                     f"the container ended with status {exit_.status} before it was ready"
                 )
             raise SandboxFailure(message["message"], message["status"])
-        if self.state is TaskState.CREATED:
-            self.state = TaskState.RUNNING
+        self.started()
 
     async def _receive(self) -> dict[str, Any] | None:
         """Return the sandbox's next message, None when it has closed its end."""
@@ -154,62 +144,19 @@ class Container:
         message: dict[str, Any] = json.loads(data)
         return message
 
-    # A life
+    # What a guest has not
 
-    def kill(self, number: int, *, everything: bool = False) -> None:
-        """Send a signal to the init, or to every process of the container's cgroup.
+    def close_stdin(self) -> None:
+        """Nothing to close: the container's process holds its standard input, the shim does not."""
 
-        Raises NotFoundError if it has ended, InvalidArgumentError for what is no signal.
-        """
-        if not 0 < number <= _MAX_SIGNAL:
-            raise InvalidArgumentError(f"signal {number} is not between 1 and {_MAX_SIGNAL}")
-        if self.exit.done() or not self.pid:
-            if everything:
-                return  # CRI sends SIGKILL to all of an ended container and expects it to be fine
-            raise NotFoundError("process already finished")
-        # Not reaped yet, so the pid cannot belong to anybody else.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-        if number == signal.SIGKILL and self.state is TaskState.PAUSED and self._cgroup is not None:
-            self._cgroup.thaw()  # frozen by version 1, it would not even die
+    def resize(self, width: int, height: int) -> None:
+        raise UnimplementedError("cannot resize: a WebAssembly container has no terminal")
 
-    def pids(self) -> list[int]:
-        """Return the pids of the container's processes; of an ended one, the pid it had.
+    def add_exec(self, exec_id: str, spec: bytes, stdio: StdioNames, *, terminal: bool) -> None:
+        raise UnimplementedError(_NO_EXEC)
 
-        containerd 1.7 and later delete, when they start, a task without pids as leaked: what ended
-        while they were down would lose its exit status.
-        """
-        if self.exit.done():
-            return [self.pid]
-        pids = self._cgroup.pids() if self._cgroup is not None else []
-        return pids or [self.pid]
-
-    def pause(self) -> None:
-        """Freeze the container."""
-        require(self.state, "pause")
-        self._needed_cgroup().freeze()
-        self.state = TaskState.PAUSED
-
-    def resume(self) -> None:
-        """Thaw the container."""
-        require(self.state, "resume")
-        self._needed_cgroup().thaw()
-        self.state = TaskState.RUNNING
-
-    def update(self, resources: dict[str, Any]) -> None:
-        """Apply changed ``linux.resources``."""
-        require(self.state, "update")
-        for warning in self._needed_cgroup().apply(parse_resources(resources)):
-            log.warning("%s", warning)
-
-    def cgroup(self) -> Cgroup:
-        """Return the cgroup, for statistics. Raises NotFoundError if there is none."""
-        return self._needed_cgroup()
-
-    def _needed_cgroup(self) -> Cgroup:
-        if self._cgroup is None:
-            raise NotFoundError("the container has no cgroup: its config.json names none")
-        return self._cgroup
+    def get_exec(self, exec_id: str) -> Process:
+        raise NotFoundError(f"exec {exec_id!r} does not exist: {_NO_EXEC}")
 
     # The end
 
@@ -217,7 +164,7 @@ class Container:
         """Remove what is left of the container; return how it ended."""
         require(self.state, "delete")
         if not self.exit.done():
-            self.kill(signal.SIGKILL)
+            await self.kill(signal.SIGKILL)
         exit_ = await self.exit
         await self.clean_up()
         return exit_
@@ -236,6 +183,3 @@ class Container:
                 log.warning("cgroup %s is still in use: left behind", self._cgroup.path)
                 return
             await asyncio.sleep(_CGROUP_RETRY_SECONDS)
-
-
-ContainerFactory = Callable[[SandboxRequest], Container]

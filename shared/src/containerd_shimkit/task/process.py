@@ -1,0 +1,148 @@
+"""What a container's init and every process added to it have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from abc import ABC, abstractmethod
+from typing import Any, Final
+
+from containerd_shimkit.control import SandboxRequest
+from containerd_shimkit.errors import InvalidArgumentError, NotFoundError
+from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
+from containerd_shimkit.oci.spec import parse_resources
+from containerd_shimkit.reaper import Exit
+from containerd_shimkit.stdio import StdioNames
+from containerd_shimkit.task.state import TaskState, require
+
+_MAX_SIGNAL: Final = 64
+
+log = logging.getLogger(__name__)
+
+
+class Process(ABC):
+    """A process from its creation to its deletion. Calls, but ``kill``, are made one at a time."""
+
+    def __init__(self, stdio: StdioNames, *, terminal: bool = False) -> None:
+        self.stdio = stdio
+        self.terminal = terminal
+        self.state = TaskState.CREATED
+        self.lock = asyncio.Lock()
+        self.pid = 0
+        self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Let it run. Raises ShimError with the reason if it cannot."""
+
+    @abstractmethod
+    async def delete(self) -> Exit:
+        """Remove what is left of it; return how it ended."""
+
+    @abstractmethod
+    def close_stdin(self) -> None:
+        """Let it see the end of its input."""
+
+    @abstractmethod
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of its terminal, in characters."""
+
+    def follow(self, exited: asyncio.Future[Exit]) -> None:
+        """Take the exit of the process from ``exited``, which is the reaper's."""
+
+        def on_exit(future: asyncio.Future[Exit]) -> None:
+            self.state = TaskState.STOPPED
+            if not self.exit.done():
+                self.exit.set_result(future.result())
+
+        exited.add_done_callback(on_exit)
+
+    def started(self) -> None:
+        """Note that it runs, unless it has ended already."""
+        if self.state is TaskState.CREATED:
+            self.state = TaskState.RUNNING
+
+    async def kill(self, number: int, *, everything: bool = False) -> None:
+        """Send a signal. everything: to all processes of the container.
+
+        Raises NotFoundError if it has ended, InvalidArgumentError for what is no signal.
+        """
+        if not 0 < number <= _MAX_SIGNAL:
+            raise InvalidArgumentError(f"signal {number} is not between 1 and {_MAX_SIGNAL}")
+        if self.exit.done() or not self.pid:
+            if everything:
+                return  # CRI sends SIGKILL to all of an ended container and expects it to be fine
+            raise NotFoundError("process already finished")
+        # Not reaped yet, so the pid cannot belong to anybody else.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+class Container(Process):
+    """A container: its init, its cgroup, and the processes added to it."""
+
+    def __init__(self, request: SandboxRequest) -> None:
+        super().__init__(request.stdio, terminal=request.terminal)
+        self.request = request
+        self._cgroup: Cgroup | None = None
+        path = request.bundle.spec.linux.cgroups_path
+        if path:
+            self._cgroup = open_cgroup(path, request.task_id)
+
+    @abstractmethod
+    async def create(self) -> None:
+        """Make everything up to the point where ``start`` lets the init run.
+
+        Raises ShimError; nothing is left then.
+        """
+
+    @abstractmethod
+    def add_exec(self, exec_id: str, spec: bytes, stdio: StdioNames, *, terminal: bool) -> None:
+        """Prepare another process; its ``start`` starts it. ``spec``: JSON of an OCI process."""
+
+    @abstractmethod
+    def get_exec(self, exec_id: str) -> Process:
+        """Return an added process. Raises NotFoundError."""
+
+    def pids(self) -> list[int]:
+        """Return the pids of the container's processes; of an ended one, the pid it had.
+
+        containerd 1.7 and later delete, when they start, a task without pids as leaked: what ended
+        while they were down would lose its exit status.
+        """
+        if self.exit.done():
+            return [self.pid]
+        pids = self._cgroup.pids() if self._cgroup is not None else []
+        return pids or [self.pid]
+
+    def pause(self) -> None:
+        """Freeze every process."""
+        require(self.state, "pause")
+        self.cgroup().freeze()
+        self.state = TaskState.PAUSED
+
+    def resume(self) -> None:
+        """Thaw every process."""
+        require(self.state, "resume")
+        self.cgroup().thaw()
+        self.state = TaskState.RUNNING
+
+    def update(self, resources: dict[str, Any]) -> None:
+        """Apply changed ``linux.resources``."""
+        require(self.state, "update")
+        for warning in self.cgroup().apply(parse_resources(resources)):
+            log.warning("%s", warning)
+
+    def cgroup(self) -> Cgroup:
+        """Return the cgroup. Raises NotFoundError if there is none."""
+        if self._cgroup is None:
+            raise NotFoundError("the container has no cgroup: its config.json names none")
+        return self._cgroup
+
+    async def kill(self, number: int, *, everything: bool = False) -> None:
+        await super().kill(number, everything=everything)
+        if number == signal.SIGKILL and self.state is TaskState.PAUSED and self._cgroup is not None:
+            self._cgroup.thaw()  # frozen by version 1, it would not even die

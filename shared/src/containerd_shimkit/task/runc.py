@@ -1,0 +1,158 @@
+"""The node's OCI runtime, ``runc`` or ``crun``, as ordinary containers of a pod are run with.
+
+Its commands are short-lived children; the processes it leaves behind become the shim's, which is
+a subreaper.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from containerd_shimkit.errors import NotFoundError, ShimError, UnavailableError
+from containerd_shimkit.reaper import Reaper
+
+DEFAULT_ROOT: Final = Path("/run/containerd/runc")
+"""Where containerd's own shim has runc keep its state; a directory for each namespace."""
+
+_BINARIES: Final = ("runc", "crun")
+_MAX_LOG_BYTES: Final = 1 << 20
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class StandardStreams:
+    """Descriptors that become 0, 1 and 2 of a process."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class RuncError(ShimError):
+    """A command failed; the message is the runtime's own."""
+
+
+class Runc:
+    """Runs commands of one runtime for the containers of one namespace."""
+
+    def __init__(self, reaper: Reaper, namespace: str, *, binary: str = "", root: str = "") -> None:
+        """binary, root: from containerd's runtime options, empty for the usual ones.
+
+        Raises UnavailableError if the node has no such program.
+        """
+        self._reaper = reaper
+        self._binary = _find(binary)
+        self._root = Path(root or DEFAULT_ROOT) / namespace
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The program and the options that every command of it gets."""
+        return (str(self._binary), "--root", str(self._root))
+
+    async def create(
+        self,
+        task_id: str,
+        bundle: Path,
+        streams: StandardStreams | None,
+        console_socket: Path | None = None,
+    ) -> int:
+        """Create a container; return the pid of its init. Raises RuncError."""
+        pid_file = bundle / "init.pid"
+        arguments = ["create", "--bundle", str(bundle), "--pid-file", str(pid_file)]
+        if console_socket is not None:
+            arguments += ["--console-socket", str(console_socket)]
+        await self._run(bundle, [*arguments, task_id], streams)
+        return int(pid_file.read_text())
+
+    async def start(self, task_id: str, bundle: Path) -> None:
+        """Let the init of a created container execute its program. Raises RuncError."""
+        await self._run(bundle, ["start", task_id])
+
+    async def exec(
+        self,
+        task_id: str,
+        bundle: Path,
+        process: Path,
+        streams: StandardStreams | None,
+        console_socket: Path | None = None,
+    ) -> int:
+        """Start another process in a container; return its pid. ``process``: file with its spec."""
+        pid_file = process.with_suffix(".pid")
+        arguments = ["exec", "--detach", "--process", str(process), "--pid-file", str(pid_file)]
+        if console_socket is not None:
+            arguments += ["--console-socket", str(console_socket)]
+        await self._run(bundle, [*arguments, task_id], streams)
+        return int(pid_file.read_text())
+
+    async def kill(
+        self, task_id: str, bundle: Path, number: int, *, everything: bool = False
+    ) -> None:
+        """Send a signal to the init, or to every process of the container."""
+        arguments = ["kill", "--all"] if everything else ["kill"]
+        try:
+            await self._run(bundle, [*arguments, task_id, str(number)])
+        except RuncError as exc:
+            if "not running" in str(exc) or "does not exist" in str(exc):
+                raise NotFoundError("process already finished") from exc
+            raise
+
+    async def delete(self, task_id: str, bundle: Path) -> None:
+        """Remove a container with all its processes; fine if it is not there."""
+        await self._run(bundle, ["delete", "--force", task_id])
+
+    async def _run(
+        self, bundle: Path, arguments: list[str], streams: StandardStreams | None = None
+    ) -> None:
+        log = bundle / "runc.json"
+        log.unlink(missing_ok=True)
+        command = [*self.command, "--log", str(log), "--log-format", "json", *arguments]
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            streams = streams or StandardStreams(null, null, null)
+            sources = (streams.stdin, streams.stdout, streams.stderr)
+            # Copied above 2 first, so that no dup2 overwrites what a later one reads.
+            copies = [os.dup(descriptor) for descriptor in sources]
+            actions = [(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies)]
+            try:
+                pid = os.posix_spawn(self._binary, command, {"PATH": _PATH}, file_actions=actions)
+            finally:
+                for copy in copies:
+                    os.close(copy)
+        finally:
+            os.close(null)
+        exit_ = await self._reaper.watch(pid)
+        if exit_.status != 0:
+            raise RuncError(_last_error(log) or f"{self._binary.name} ended with {exit_.status}")
+
+
+def _find(binary: str) -> Path:
+    names = (binary,) if binary else _BINARIES
+    for name in names:
+        for directory in ("/", *_PATH.split(":")) if name.startswith("/") else _PATH.split(":"):
+            path = Path(directory, name)
+            if os.access(path, os.X_OK):
+                return path
+    raise UnavailableError(
+        f"an ordinary Linux container needs {' or '.join(names)} on the node, and there is none"
+    )
+
+
+def _last_error(log: Path) -> str:
+    """Return the message of the last error in a log of JSON lines."""
+    try:
+        with open(log, "rb") as file:
+            lines = file.read(_MAX_LOG_BYTES).splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
+            return str(entry.get("msg", ""))
+    return ""
