@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import wasmtime
 
-from containerd_shim_spin_v1.engine import SpinEngine
 from containerd_shimkit.errors import (
     ExitCode,
     ListenError,
@@ -31,12 +30,6 @@ def refusal(image: Image, kind: type[ShimError], **env: str) -> str:
     with pytest.raises(kind) as caught:
         image.prepare(**env)
     return str(caught.value)
-
-
-def test_image_with_a_manifest_is_ours(image: Image) -> None:
-    assert SpinEngine().can_handle(image.context())
-    (image.root / "spin.toml").unlink()
-    assert not SpinEngine().can_handle(image.context())
 
 
 def test_missing_manifest(image: Image) -> None:

@@ -52,10 +52,6 @@ class HttpApp:
 class SpinEngine:
     """See ``containerd_shimkit.engine.Engine``."""
 
-    def can_handle(self, context: RuntimeContext) -> bool:
-        """An image with a ``spin.toml``; its command is of no importance."""
-        return (ROOT / MANIFEST).exists()
-
     def prepare(self, context: RuntimeContext) -> HttpApp:
         """Read the manifest, compile and link every component."""
         manifest = load_manifest(ROOT)

@@ -34,9 +34,6 @@ class RuntimeContext:
 class Engine(Protocol):
     """Runs the apps of one kind. Made anew for each container."""
 
-    def can_handle(self, context: RuntimeContext) -> bool:
-        """Whether this is a container for the engine, and not an ordinary Linux one."""
-
     def prepare(self, context: RuntimeContext) -> Any:
         """Find, check and compile the app; return it for ``serve``.
 

@@ -31,6 +31,7 @@ from containerd_shimkit.proto.types_pb2 import Envelope
 from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.rpc.client import Client
 from containerd_shimkit.rpc.errors import LocalProtocolError, RemoteError, RemoteProtocolError
+from containerd_shimkit.spawn import spawn
 
 # Source: containerd core/runtime/events.go.
 TASK_CREATE = "/tasks/create"
@@ -253,18 +254,8 @@ async def _run(reaper: Reaper, argv: list[str], stdin: int, stderr: int, timeout
 
     Raises OSError if it cannot be run, TimeoutError after ``timeout`` seconds; it is killed then.
     """
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        # Above 2 first, so that no dup2 overwrites what a later one reads.
-        copies = [os.dup(descriptor) for descriptor in (stdin, null, stderr)]
-        actions = [(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies)]
-        try:
-            pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
-        finally:
-            for copy in copies:
-                os.close(copy)
-    finally:
-        os.close(null)
+    with open(os.devnull, "wb") as null:
+        pid = spawn(argv, os.environ, (stdin, null.fileno(), stderr))
     ended = reaper.watch(pid)
     try:
         async with asyncio.timeout(timeout):

@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from containerd_shimkit.errors import InvalidArgumentError, NotFoundError
+from containerd_shimkit.spawn import spawn
 
 _BINARY_SECONDS: Final = (
     10.0  # for a logging program to say that it is ready; as containerd's shims
@@ -111,25 +112,21 @@ def _start_logger(uri: str, namespace: str, task_id: str) -> tuple[int, int]:
     out_reader, out_writer = os.pipe()
     err_reader, err_writer = os.pipe()
     ready_reader, ready_writer = os.pipe()
-    # Above 5, so that no dup2 below overwrites what a later one reads.
-    sources = [
-        os.dup2(fd, 100 + fd, inheritable=False) for fd in (out_reader, err_reader, ready_writer)
-    ]
-    actions = [(os.POSIX_SPAWN_DUP2, source, 3 + i) for i, source in enumerate(sources)]
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "CONTAINER_ID": task_id,
         "CONTAINER_NAMESPACE": namespace,
     }
     try:
-        pid = os.posix_spawn(program, [program, *arguments], environment, file_actions=actions)
+        descriptors = (out_reader, err_reader, ready_writer)
+        pid = spawn([program, *arguments], environment, descriptors, first=3)
     except OSError as exc:
         os.close(out_writer)
         os.close(err_writer)
         os.close(ready_reader)
         raise NotFoundError(f"logging program {program!r} cannot be run: {exc.strerror}") from exc
     finally:
-        for descriptor in (out_reader, err_reader, ready_writer, *sources):
+        for descriptor in (out_reader, err_reader, ready_writer):
             os.close(descriptor)
     readable, _, _ = select.select([ready_reader], [], [], _BINARY_SECONDS)
     os.close(ready_reader)

@@ -14,6 +14,7 @@ from typing import Final
 
 from containerd_shimkit.errors import NotFoundError, ShimError, UnavailableError
 from containerd_shimkit.reaper import Reaper
+from containerd_shimkit.spawn import spawn
 
 DEFAULT_ROOT: Final = Path("/run/containerd/runc")
 """Where containerd's own shim has runc keep its state; a directory for each namespace."""
@@ -110,20 +111,10 @@ class Runc:
         log = bundle / "runc.json"
         log.unlink(missing_ok=True)
         command = [*self.command, "--log", str(log), "--log-format", "json", *arguments]
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            streams = streams or StandardStreams(null, null, null)
-            sources = (streams.stdin, streams.stdout, streams.stderr)
-            # Copied above 2 first, so that no dup2 overwrites what a later one reads.
-            copies = [os.dup(descriptor) for descriptor in sources]
-            actions = [(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies)]
-            try:
-                pid = os.posix_spawn(self._binary, command, {"PATH": _PATH}, file_actions=actions)
-            finally:
-                for copy in copies:
-                    os.close(copy)
-        finally:
-            os.close(null)
+        with open(os.devnull, "r+b", buffering=0) as null:
+            streams = streams or StandardStreams(*[null.fileno()] * 3)
+            descriptors = (streams.stdin, streams.stdout, streams.stderr)
+            pid = spawn(command, {"PATH": _PATH}, descriptors)
         exit_ = await self._reaper.watch(pid)
         if exit_.status != 0:
             raise RuncError(_last_error(log) or f"{self._binary.name} ended with {exit_.status}")

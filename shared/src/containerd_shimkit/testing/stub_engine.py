@@ -36,9 +36,6 @@ DIED = 9
 class StubEngine:
     """Implements ``containerd_shimkit.engine.Engine``; its app is the context."""
 
-    def can_handle(self, context: RuntimeContext) -> bool:
-        return True
-
     def prepare(self, context: RuntimeContext) -> RuntimeContext:
         _misbehave("prepare", context.env)
         if path := context.env.get("STUB_COMPILE"):

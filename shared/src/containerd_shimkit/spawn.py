@@ -1,0 +1,37 @@
+"""Executing a program with given descriptors and nothing else of ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+
+
+def spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    *,
+    first: int = 0,
+) -> int:
+    """Execute ``command`` and return its pid; the caller waits for it.
+
+    descriptors: ours, which become ``first``, ``first + 1``, … in the program. The standard ones
+    below ``first`` are inherited, all others closed. Raises OSError if it cannot be executed.
+    """
+    # Copied beyond the targets first, so that no dup2 overwrites what a later one reads.
+    end = first + len(descriptors)
+    copies = [_duplicate_from(descriptor, end) for descriptor in descriptors]
+    actions = [
+        (os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies, start=first)
+    ]
+    try:
+        return os.posix_spawnp(command[0], list(command), environment, file_actions=actions)
+    finally:
+        for copy in copies:
+            os.close(copy)
+
+
+def _duplicate_from(descriptor: int, least: int) -> int:
+    """Return a copy with a number of at least ``least``, closed on exec."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
