@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import Awaitable
 from pathlib import Path
@@ -28,6 +29,7 @@ from containerd_shimkit.proto import cgroups_v1_pb2, cgroups_v2_pb2, types_pb2
 from containerd_shimkit.proto import events_pb2 as events
 from containerd_shimkit.proto import process_pb2 as types
 from containerd_shimkit.proto import task_pb2 as api
+from containerd_shimkit.task import service
 from containerd_shimkit.task.record import InitRecord
 from containerd_shimkit.testing import BundleBuilder, in_clean_process, running_service
 
@@ -756,3 +758,19 @@ async def test_other_tasks_are_served_while_one_is_being_created(
         assert (await soon(running.state("quick"))).status == types.RUNNING
         os.kill(record.pid, signal.SIGKILL)
         await refused(creating, ShimError, Status.UNKNOWN, "ended before it said why")
+
+
+@in_clean_process
+async def test_container_deleted_behind_our_back_is_forgotten(
+    tmp_path: Path, namespace: str
+) -> None:
+    """containerd ran ``delete`` and removed the bundle: the shim ends by itself."""
+    service.ABANDONED_SECONDS = 0.01
+    async with running_service(namespace) as running:
+        bundle = builder(tmp_path, namespace)
+        await running.run(bundle)
+        shutil.rmtree(bundle.path)
+        assert not running.shut_down.is_set()
+        await running.kill("c")
+        await soon(running.shut_down.wait())
+        await refused(running.state("c"), NotFoundError, Status.NOT_FOUND, "task 'c'")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,12 @@ _STATUS: Final = {
     TaskState.PAUSED: types.PAUSED,
     TaskState.STOPPED: types.STOPPED,
 }
+ABANDONED_SECONDS = 30.0
+"""How often an ended container that nobody deletes is looked at."""
+
 _NO_CHECKPOINT: Final = "cannot checkpoint or restore: the state of a guest is not saved"
+
+log = logging.getLogger(__name__)
 
 
 class TaskService:
@@ -70,6 +76,7 @@ class TaskService:
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._exits: dict[Process, asyncio.Task[None]] = {}
+        self._watching: set[asyncio.Task[None]] = set()
         self.was_used = False
         """Whether a container was ever asked for."""
 
@@ -113,6 +120,9 @@ class TaskService:
             )
         )
         self._follow_exit(request.id, request.id, container)
+        watching = asyncio.create_task(self._forget_if_abandoned(request.id, container))
+        self._watching.add(watching)
+        watching.add_done_callback(self._watching.discard)
         return api.CreateTaskResponse(pid=container.pid)
 
     async def start(self, request: api.StartRequest) -> api.StartResponse:
@@ -144,6 +154,22 @@ class TaskService:
             )
             event.exited_at.CopyFrom(_timestamp(exit_.time_ns))
             self._publisher.publish(event)
+
+    async def _forget_if_abandoned(self, task_id: str, container: Container) -> None:
+        """Drop an ended container whose bundle is gone: nobody will ever delete it here.
+
+        containerd cleans up with the ``delete`` command when a shim does not answer in time, and
+        does not ask that shim again.
+        """
+        await asyncio.shield(container.exit)
+        while self._containers.get(task_id) is container:
+            await asyncio.sleep(ABANDONED_SECONDS)
+            if container.request.bundle.path.exists() or container.lock.locked():
+                continue
+            if self._containers.get(task_id) is container:
+                log.warning("task %s was deleted behind our back: forgotten", task_id)
+                await self.delete(api.DeleteRequest(id=task_id))
+                await self.shutdown(api.ShutdownRequest(id=task_id))
 
     async def wait(self, request: api.WaitRequest) -> api.WaitResponse:
         """Return how the process ended, now or when it does. May come before ``start``."""
