@@ -1,6 +1,6 @@
 """What containerd executes: pass the command to the zygote, or do it in this process.
 
-Every module imported here is paid for at every container start, so there are three, all built in
+Every module imported here is paid for at every container start, so there are few, all built in
 or tiny. ``start`` and ``delete`` are sent with their environment, working directory and standard
 descriptors; the zygote forks a process that does the work as if it had been executed, and answers
 with its exit code.

@@ -41,8 +41,7 @@ from containerd_shimkit.linux.namespaces import NamespacePlan
 from containerd_shimkit.linux.paths import make_in_root
 from containerd_shimkit.linux.program import is_program
 from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propagation
-from containerd_shimkit.linux.seccomp import SeccompFilter
-from containerd_shimkit.linux.seccomp import available as seccomp_available
+from containerd_shimkit.linux.seccomp import SeccompFilter, seccomp_available
 from containerd_shimkit.linux.syscalls import (
     close_range,
     set_no_new_privs,

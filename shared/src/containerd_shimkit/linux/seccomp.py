@@ -1,9 +1,9 @@
 """``linux.seccomp`` of the spec, loaded through the node's libseccomp.
 
 libseccomp knows the system calls and compiles the filter; a node without it cannot apply a
-profile, which ``available`` says. The profile's ``architectures`` are left out: the engine makes
-native calls only, and libseccomp kills what makes others. Source of the names: OCI runtime spec,
-"Seccomp".
+profile, which ``seccomp_available`` says. The profile's ``architectures`` are left out: the
+engine makes native calls only, and libseccomp kills what makes others. Source of the names: OCI
+runtime spec, "Seccomp".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OPERATORS: Final = {
 _ERRNO_LIMIT: Final = 4096
 
 
-def available() -> bool:
+def seccomp_available() -> bool:
     """Whether this node has libseccomp."""
     return pyseccomp is not None
 
