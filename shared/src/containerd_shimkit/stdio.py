@@ -47,8 +47,8 @@ class Stdio:
                 self._keep(self.stdout)
                 self._keep(self.stderr)
             else:
-                self.stdout = self._keep(_open_output(names.stdout))
-                self.stderr = self._keep(_open_output(names.stderr))
+                self.stdout = self._keep(open_output(names.stdout))
+                self.stderr = self._keep(open_output(names.stderr))
         except BaseException:
             self.close()
             raise
@@ -71,7 +71,8 @@ def _open_stdin(name: str) -> int:
     return _open(name, os.O_RDONLY | os.O_NONBLOCK)
 
 
-def _open_output(name: str) -> int:
+def open_output(name: str) -> int:
+    """Open nothing, a FIFO or a file. Raises InvalidArgumentError, NotFoundError, OSError."""
     if not name:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     url = urlsplit(name)

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,10 +77,8 @@ def isolate(
             raise SandboxError(*answer["error"])
         return answer
     try:
-        started = time.perf_counter()
         init(bundle, mounts, cgroup, plan, procs_fds)
-        spent_ms = (time.perf_counter() - started) * 1000
-        answer = {"report": report(), "spent_ms": spent_ms, "spec": spec.hostname}
+        answer = {"report": report(), "spec": spec.hostname}
     except SandboxError as exc:
         answer = {"error": [exc.step, exc.cause]}
     except BaseException as exc:
@@ -171,7 +168,7 @@ def seen(bundle: Path, tmp_path: Path, cgroup: Cgroup, in_child: InChild) -> dic
     cgroup.create()
     assert cgroup.apply(loaded.spec.linux.resources) == []
     answer = in_child(lambda: isolate(loaded, overlay(tmp_path), cgroup, inside))
-    report: dict[str, Any] = answer["report"] | {"spent_ms": answer["spent_ms"]}
+    report: dict[str, Any] = answer["report"]
     return report
 
 
@@ -217,11 +214,6 @@ def test_nothing_is_left_on_the_host(seen: dict[str, Any], bundle: Path, cgroup:
     assert list((bundle / "rootfs").iterdir()) == []
     assert str(bundle) not in Path("/proc/self/mountinfo").read_text()
     assert cgroup.pids() == []
-
-
-def test_init_takes_few_milliseconds(seen: dict[str, Any]) -> None:
-    """The bound is far above what it takes, for busy machines."""
-    assert seen["spent_ms"] < 50
 
 
 # A hostile image

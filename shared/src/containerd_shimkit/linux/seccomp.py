@@ -38,6 +38,7 @@ _OPERATORS: Final = {
     "SCMP_CMP_MASKED_EQ": 7,
 }
 _ERRNO_LIMIT: Final = 4096
+_UNKNOWN_CALL: Final = -1  # __NR_SCMP_ERROR; below it are the calls of other architectures
 
 
 def seccomp_available() -> bool:
@@ -55,7 +56,7 @@ class SeccompFilter:
             self._filter = pyseccomp.SyscallFilter(default)
             # Whether no_new_privs is set is the spec's decision, not libseccomp's.
             self._filter.set_attr(pyseccomp.Attr.CTL_NNP, 0)
-            for rule in profile.get("syscalls") or ():
+            for rule in _objects(profile, "syscalls"):
                 self._add_rule(rule, default)
 
     def load(self) -> None:
@@ -67,15 +68,14 @@ class SeccompFilter:
         action = _action(rule.get("action"), rule.get("errnoRet"))
         if action == default:
             return  # libseccomp refuses what changes nothing
-        arguments = [_argument(entry) for entry in rule.get("args") or ()]
+        arguments = [_argument(entry) for entry in _objects(rule, "args")]
         # Several conditions on one argument are alternatives; libseccomp wants a rule for each.
         indices = [index for index, _ in arguments]
         together = len(set(indices)) == len(indices)
         for name in _strings(rule, "names"):
-            try:
-                number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
-            except (ValueError, OSError):
-                continue  # a call that this libseccomp does not know
+            number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
+            if number == _UNKNOWN_CALL:
+                continue  # to this libseccomp
             groups = [[a for _, a in arguments]] if together else [[a] for _, a in arguments]
             for group in groups:
                 self._filter.add_rule(action, number, *group)
@@ -89,18 +89,27 @@ def _action(name: Any, errno_ret: Any) -> int:
         return int(pyseccomp.ERRNO(value))
     if name == "SCMP_ACT_TRACE":
         return int(pyseccomp.TRACE(value))
-    if name not in _ACTIONS:
+    if not isinstance(name, str) or name not in _ACTIONS:
         raise BundleError(f"linux.seccomp: action {name!r}: not supported")
     return int(getattr(pyseccomp, _ACTIONS[name]))
 
 
 def _argument(entry: Mapping[str, Any]) -> tuple[int, Any]:
-    index, operator = entry.get("index"), _OPERATORS.get(entry.get("op", ""))
+    index, operator = entry.get("index"), _OPERATORS.get(str(entry.get("op")))
     value, second = entry.get("value", 0), entry.get("valueTwo", 0)
     if not isinstance(index, int) or not 0 <= index < 6 or operator is None:
         raise BundleError(f"linux.seccomp: argument {dict(entry)!r}: bad index or op")
+    if not isinstance(value, int) or not isinstance(second, int):
+        raise BundleError(f"linux.seccomp: argument {dict(entry)!r}: bad value")
     # For MASKED_EQ the spec's value is the mask, as libseccomp's first datum is.
     return index, pyseccomp.Arg(index, operator, value, second)
+
+
+def _objects(section: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    values = section.get(key) or ()
+    if not isinstance(values, list | tuple) or not all(isinstance(v, Mapping) for v in values):
+        raise BundleError(f"linux.seccomp: {key}: not a list of objects")
+    return values
 
 
 def _strings(section: Mapping[str, Any], key: str) -> Sequence[str]:

@@ -7,6 +7,7 @@ rootfs, streams, terminals, exit statuses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import Awaitable
@@ -19,6 +20,7 @@ from containerd_shimkit.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ShimError,
 )
 from containerd_shimkit.linux.mounts import mount_rootfs, unmount
 from containerd_shimkit.reaper import Exit, Reaper
@@ -61,12 +63,26 @@ class LinuxContainer(Container):
             with self._reaper.keeping_orphans():  # the init is one until its pid is known
                 self.pid = await self._streams.run(create)
                 self.follow(self._reaper.watch(self.pid))
+            self.exit.add_done_callback(self._kill_the_rest)
             path = self.request.bundle.spec.linux.cgroups_path
             InitRecord.of(self.pid, path, self._runc.command).save(self._bundle)
         except BaseException:
+            await self._streams.close()
             await self._runc.delete(self.request.task_id, self._bundle)
             unmount(rootfs)
             raise
+
+    def _kill_the_rest(self, _exit: asyncio.Future[Exit]) -> None:
+        """Let what the init has started end with it, where it is not process 1.
+
+        In the pid namespace of the pod or the host it would go on, and keep the streams open: who
+        reads them, as CRI does before it deletes a container, would wait for good.
+        """
+        namespaces = self.request.bundle.spec.linux.namespaces
+        is_process_1 = any(n.type == "pid" and not n.path for n in namespaces)
+        if self._cgroup is not None and not is_process_1:
+            with contextlib.suppress(ShimError, OSError):
+                self._cgroup.kill_all()
 
     async def start(self) -> None:
         require(self.state, "start")
@@ -157,7 +173,8 @@ class ExecProcess(Process):
 
     async def start(self) -> None:
         require(self.state, "start")
-        self.pid, exited = await self._container.start_exec(self._spec, self._streams)
+        async with self._container.lock:  # it is not deleted meanwhile
+            self.pid, exited = await self._container.start_exec(self._spec, self._streams)
         self.follow(exited)
         self.started()
 

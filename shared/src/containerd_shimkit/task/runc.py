@@ -20,6 +20,8 @@ DEFAULT_ROOT: Final = Path("/run/containerd/runc")
 """Where containerd's own shim has runc keep its state; a directory for each namespace."""
 
 _BINARIES: Final = ("runc", "crun")
+# Source: containerd pkg/process/utils.go, checkKillError.
+_ENDED: Final = ("not running", "already finished", "no such process", "does not exist")
 _MAX_LOG_BYTES: Final = 1 << 20
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -97,7 +99,7 @@ class Runc:
         try:
             await self._run(bundle, [*arguments, task_id, str(number)])
         except RuncError as exc:
-            if "not running" in str(exc) or "does not exist" in str(exc):
+            if any(text in str(exc).lower() for text in _ENDED):
                 raise NotFoundError("process already finished") from exc
             raise
 
@@ -125,7 +127,7 @@ def _find(binary: str) -> Path:
     for name in names:
         for directory in ("/", *_PATH.split(":")) if name.startswith("/") else _PATH.split(":"):
             path = Path(directory, name)
-            if os.access(path, os.X_OK):
+            if path.is_file() and os.access(path, os.X_OK):
                 return path
     raise UnavailableError(
         f"an ordinary Linux container needs {' or '.join(names)} on the node, and there is none"

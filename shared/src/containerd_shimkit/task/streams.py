@@ -22,11 +22,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from containerd_shimkit.errors import FailedPreconditionError
-from containerd_shimkit.stdio import StdioNames
+from containerd_shimkit.errors import FailedPreconditionError, UnimplementedError
+from containerd_shimkit.stdio import StdioNames, open_output
 from containerd_shimkit.task.runc import StandardStreams
 
 _CHUNK: Final = 32 << 10
+_ATTACH_SECONDS: Final = 10.0  # for the runtime to send the terminal it has made
 
 RunProcess = Callable[[StandardStreams | None, Path | None], Awaitable[int]]
 """Starts a process with these streams, or a terminal on this console socket; returns its pid."""
@@ -137,8 +138,10 @@ class PipedStreams:
         return self._their(reader)
 
     def _open_output(self, name: str) -> int:
-        if not name:
-            return self._their(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        if name.startswith("binary:"):
+            raise UnimplementedError("an ordinary Linux container cannot log to a program")
+        if not name.startswith("/"):  # nothing, or file:///path
+            return self._their(open_output(name))
         self._ours.append(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         return self._their(_blocking(name, os.O_WRONLY))
 
@@ -174,6 +177,8 @@ class InputCopy:
         self._finishing = False
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._copy(fifo, pipe))
+        # Not in the task: one that is cancelled before its first step never runs.
+        self._task.add_done_callback(lambda _: _close_all([fifo, pipe]))
 
     def finish(self) -> None:
         """Copy what is there, then end."""
@@ -208,8 +213,6 @@ class InputCopy:
             return  # EPIPE: the process reads no more
         finally:
             loop.remove_reader(fifo)
-            os.close(fifo)
-            os.close(pipe)
 
 
 def _blocking(name: str, flags: int) -> int:
@@ -241,7 +244,8 @@ class Terminal:
     async def attach(self) -> None:
         """Take the master that runc sends, and begin to copy."""
         loop = asyncio.get_running_loop()
-        connection, _ = await loop.sock_accept(self._listener)
+        async with asyncio.timeout(_ATTACH_SECONDS):
+            connection, _ = await loop.sock_accept(self._listener)
         with connection:
             connection.setblocking(True)  # the message was sent before runc ended
             _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
