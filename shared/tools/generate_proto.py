@@ -22,11 +22,11 @@ HEADERS = {
 
 
 def generate(output: Path) -> list[Path]:
-    """Write ``containerd_shimkit/proto/*_pb2.py`` and ``.pyi`` below ``output``; return the files.
+    """Write ``*_pb2.py`` and ``.pyi`` of each ``.proto`` below ``output``; return the files.
 
     Raises RuntimeError if the compiler refuses a file; it has said why on stderr.
     """
-    sources = sorted(SOURCE_ROOT.glob("containerd_shimkit/proto/*.proto"))
+    sources = sorted(SOURCE_ROOT.rglob("*.proto"))
     # Names relative to the root become the absolute imports among the generated modules.
     names = [str(source.relative_to(SOURCE_ROOT)) for source in sources]
     well_known = str(files("grpc_tools") / "_proto")

@@ -34,6 +34,10 @@ missing_of() {
             ;;
         curl) have curl || echo curl ;;
         busybox) is_static busybox || echo busybox-static ;;
+        cni)
+            [ -x /usr/lib/cni/bridge ] || echo containernetworking-plugins
+            have ip || echo iproute2
+            ;;
         wrk) have wrk || echo wrk ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)

@@ -21,7 +21,7 @@ from containerd_shimkit.proto import (
 )
 
 SHARED = Path(__file__).resolve().parents[2]
-COMMITTED = SHARED / "src" / "containerd_shimkit" / "proto"
+COMMITTED = SHARED / "src"
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +30,20 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("generated")
     tool = SHARED / "tools" / "generate_proto.py"
     subprocess.run([sys.executable, str(tool), "--output", str(output)], check=True, timeout=60)
-    return output / "containerd_shimkit" / "proto"
+    return output
+
+
+def modules_below(root: Path) -> dict[Path, bytes]:
+    # Compiled, they are in __pycache__, with another suffix.
+    found = [path for suffix in ("py", "pyi") for path in root.rglob(f"*_pb2.{suffix}")]
+    return {path.relative_to(root): path.read_bytes() for path in found}
 
 
 def test_generated_modules_are_current(generated: Path) -> None:
     """What is committed is what ``make proto`` writes, byte for byte, and nothing more."""
-    expected = {path.name: path.read_bytes() for path in generated.iterdir()}
-    found = {path.name: path.read_bytes() for path in COMMITTED.glob("*_pb2.py*")}
+    expected, found = modules_below(generated), modules_below(COMMITTED)
     assert found == expected
-    assert len(found) == 2 * len(list(COMMITTED.glob("*.proto")))
+    assert len(found) == 2 * len(list(COMMITTED.rglob("*.proto")))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ from containerd_shimkit.testing.leftovers import (
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+PAUSE_IMAGE = "docker.io/library/cri-pause:latest"
+"""The image of pods' pause containers, which a test that runs pods has to import."""
+
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 15.0
 
@@ -140,6 +143,11 @@ class Containerd:
     def runc_dir(self) -> Path:
         """Where runc keeps the state of this namespace's containers, whichever containerd it is."""
         return Path("/run/containerd/runc", self.namespace)
+
+    @property
+    def cni_directory(self) -> Path:
+        """Where CRI looks for the configuration of the pods' network; it takes one at any time."""
+        return self.directory / "cni"
 
     @property
     def log_file(self) -> Path:
@@ -295,11 +303,11 @@ class Containerd:
         program = str(beside) if "/" in self._binary and beside.exists() else "ctr"
         return [program, "--address", self.address, "-n", namespace or self.namespace, *args]
 
-    def import_image(self, path: Path) -> None:
+    def import_image(self, path: Path, namespace: str | None = None) -> None:
         """Import an OCI or docker archive and unpack it."""
         # From 2.0 on ctr leaves importing to the daemon's transfer service, unless told not to.
         local = ["--local"] if self._major_version() >= 2 else []
-        self.ctr("image", "import", *local, str(path))
+        self.ctr("image", "import", *local, str(path), namespace=namespace)
 
     def log(self) -> str:
         """Return all that the daemon has logged, the shims' own lines among it."""
@@ -349,12 +357,13 @@ class Containerd:
         cri = '[plugins."io.containerd.grpc.v1.cri"'
         lines = [
             f"{cri}]",
+            f"sandbox_image = {_quote(PAUSE_IMAGE)}",
             "restrict_oom_score_adj = true",  # where CAP_SYS_RESOURCE is missing, pods fail without
             "netns_mounts_under_state_dir = true",
             'stream_server_port = "0"',
             f"{cri}.cni]",
             'bin_dir = "/usr/lib/cni"',
-            f'conf_dir = "{self.directory / "cni"}"',
+            f'conf_dir = "{self.cni_directory}"',
         ]
         # Up to 1.7 naming one replaces the default list, and without its runc CRI does not start.
         for name, kind in (
@@ -427,9 +436,12 @@ class Containerd:
                     cgroup.rmdir()
         for path in shim_sockets:
             path.unlink(missing_ok=True)
+        for bundle in self.state_dir.glob("io.containerd.runtime.v2.task/*/*"):
+            runc_state = self.runc_dir.parent / bundle.parent.name / bundle.name
+            shutil.rmtree(runc_state, ignore_errors=True)
         if self._owns_namespace():
             shutil.rmtree(self.runc_dir, ignore_errors=True)
-        names = ("root", "state", "cache", "shims")
+        names = ("root", "state", "cache", "shims", "cni")
         for directory in (self.runtime_dir, *(self.directory / name for name in names)):
             shutil.rmtree(directory, ignore_errors=True)
         for name in ("run", "namespace", "config.toml"):

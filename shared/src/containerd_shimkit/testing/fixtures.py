@@ -84,11 +84,20 @@ def nothing_left() -> Iterator[Callable[[Containerd], None]]:
 
 
 @contextmanager
-def running_containerd(directory: Path, shim_dir: Path, shims_home: Path) -> Iterator[Containerd]:
+def running_containerd(
+    directory: Path,
+    shim_dir: Path,
+    shims_home: Path,
+    *,
+    binary: str = "containerd",
+    cri: bool = False,
+) -> Iterator[Containerd]:
     """Run a daemon and, when it has stopped, check that the machine is free of it."""
     daemon = Containerd(
         directory,
         shim_dir=shim_dir,
+        binary=binary,
+        cri=cri,
         shims_cache=shims_home / "cache",
         shims_root=shims_home / "root",
     )
