@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from containerd_shimkit.errors import ShimError
 from containerd_shimkit.linux.capabilities import plan_sets
 from containerd_shimkit.linux.cgroups import open_cgroup
 from containerd_shimkit.testing import BundleBuilder, in_clean_process, running_service
@@ -382,3 +383,26 @@ async def test_module_that_does_not_compile(tmp_path: Path, namespace: str) -> N
         with pytest.raises(Exception, match=r"/app\.wasm: does not compile: "):
             await running.start("c")
         assert await asyncio.wait_for(running.wait("c"), DEADLINE) == 65
+
+
+@pytest.mark.parametrize("step", ["prepare", "serve"])
+@in_clean_process
+async def test_termination_log_has_the_reason_of_a_failed_start(
+    tmp_path: Path, namespace: str, step: str
+) -> None:
+    """Kubernetes shows what a container leaves at /dev/termination-log."""
+    message = tmp_path / "message"
+    message.touch()
+    mount = {
+        "destination": "/dev/termination-log",
+        "type": "bind",
+        "source": str(message),
+        "options": ["rbind", "rw"],
+    }
+    async with running_service(namespace) as running:
+        env = {"STUB_FAIL": step, "STUB_TEXT": "the reason"}
+        bundle = builder(tmp_path, namespace, mounts=[mount], env=env)
+        await running.create(bundle)
+        with pytest.raises(ShimError, match="the reason"):
+            await running.start("c")
+        assert message.read_text() == "the reason"

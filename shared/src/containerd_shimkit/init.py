@@ -6,6 +6,7 @@ Everything here runs isolated, as the container's user.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -24,6 +25,9 @@ from containerd_shimkit.wasm.compiler import request_compiled
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """Each stops the app: requests in flight may end. A second one ends the process at once."""
+
+TERMINATION_LOG: Final = "/dev/termination-log"  # terminationMessagePath's default
+_MAX_TERMINATION_BYTES: Final = 4096  # what kubelet reads
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +53,12 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
     if control.shim_is_gone():  # before that call, then: in a pid namespace getppid() is 0 anyway
         return ExitCode.INTERNAL
     if failure is not None:
-        return _fail(control, stderr, failure)
+        return _fail(request, control, stderr, failure)
     # The app is there to stay; the collector need not look at it again while requests are served.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(control, engine, app, stderr))
+        return runner.run(_serve(request, control, engine, app, stderr))
 
 
 def _log_to(stderr: OutputWriter) -> None:
@@ -80,7 +84,9 @@ def _context(
     )
 
 
-async def _serve(control: Control, engine: Engine, app: Any, stderr: OutputWriter) -> int:
+async def _serve(
+    request: SandboxRequest, control: Control, engine: Engine, app: Any, stderr: OutputWriter
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -96,10 +102,10 @@ async def _serve(control: Control, engine: Engine, app: Any, stderr: OutputWrite
     try:
         return await engine.serve(app, lambda: control.report("ready"), stop)
     except ShimError as exc:
-        return _fail(control, stderr, exc)
+        return _fail(request, control, stderr, exc)
     except Exception as exc:
         log.exception("the engine failed")
-        return _fail(control, stderr, exc)
+        return _fail(request, control, stderr, exc)
 
 
 def _end_without_shim(control: Control, stop: asyncio.Event) -> None:
@@ -108,6 +114,14 @@ def _end_without_shim(control: Control, stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _fail(control: Control, stderr: OutputWriter, exc: Exception) -> int:
-    stderr.write(f"{exc}\n".encode(errors="replace"))
+def _fail(request: SandboxRequest, control: Control, stderr: OutputWriter, exc: Exception) -> int:
+    """Say why the container ends, in every place where somebody may look; return its exit code."""
+    reason = str(exc).encode(errors="replace")
+    stderr.write(reason + b"\n")
+    # Kubernetes mounts a file there and shows its contents as the container's message.
+    if any(mount.destination == TERMINATION_LOG for mount in request.bundle.spec.mounts):
+        with contextlib.suppress(OSError):
+            log_file = os.open(TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+            os.write(log_file, reason[:_MAX_TERMINATION_BYTES])
+            os.close(log_file)
     return control.report_failure(exc)
