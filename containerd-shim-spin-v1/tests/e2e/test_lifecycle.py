@@ -8,6 +8,7 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,9 +168,7 @@ def test_events_in_order(node: Node, probe_image: str) -> None:
             eventually(lambda: f'/containers/delete {{"id":"{app.id}"' in output.read_text())
         finally:
             ctr.kill()
-    events = [line.split(" ", 6)[-2:] for line in output.read_text().splitlines()]
-    seen = [(topic, json.loads(data)) for topic, data in events if f'"{app.id}"' in data]
-    tasks = [(topic, data) for topic, data in seen if topic.startswith("/tasks/")]
+    tasks = task_events(output, app)
     assert [topic.removeprefix("/tasks/") for topic, _ in tasks] == [
         "create",
         "start",
@@ -181,6 +180,36 @@ def test_events_in_order(node: Node, probe_image: str) -> None:
     assert {data["container_id"] for _, data in tasks} == {app.id}
     assert {data["pid"] for _, data in tasks if "pid" in data} == {app.pid}
     assert [data["exit_status"] for _, data in tasks if "exit_status" in data] == [137, 137]
+
+
+def test_container_beyond_its_memory_is_killed_and_the_event_says_so(
+    node: Node, probe_image: str
+) -> None:
+    """The guest may have as much as the container; its answer, copied once more, is too much."""
+    output = node.directory / "oom-events"
+    with (
+        output.open("w") as file,
+        node.daemon.popen_ctr("events", stdout=file) as ctr,
+    ):
+        try:
+            await_subscription(node, output)
+            app = node.run(probe_image, "--memory-limit", str(32 << 20))
+            with pytest.raises(OSError):  # noqa: PT011 - reset, or closed without an answer
+                app.get("/big?bytes=20000000")
+            app.wait()
+            assert app.delete() == 137
+            eventually(lambda: "/tasks/delete" in output.read_text())
+        finally:
+            ctr.kill()
+    topics = [topic.removeprefix("/tasks/") for topic, _ in task_events(output, app)]
+    assert topics == ["create", "start", "oom", "exit", "delete"]
+
+
+def task_events(output: Path, app: App) -> list[tuple[str, dict[str, Any]]]:
+    """Return topic and content of what ``ctr events`` printed of a task."""
+    events = [line.split(" ", 6)[-2:] for line in output.read_text().splitlines()]
+    seen = [(topic, json.loads(data)) for topic, data in events if f'"{app.id}"' in data]
+    return [(topic, data) for topic, data in seen if topic.startswith("/tasks/")]
 
 
 def await_subscription(node: Node, output: Path) -> None:

@@ -149,6 +149,9 @@ class TaskService:
     async def _publish_exit(self, task_id: str, process_id: str, process: Process) -> None:
         exit_ = await asyncio.shield(process.exit)
         async with process.lock:  # TaskStart, if it comes at all, comes first
+            # CRI takes the reason OOMKilled from this event; it looks at no counter itself.
+            if isinstance(process, Container) and process.out_of_memory():
+                self._publisher.publish(events.TaskOOM(container_id=task_id))
             event = events.TaskExit(
                 container_id=task_id, id=process_id, pid=process.pid, exit_status=exit_.status
             )
