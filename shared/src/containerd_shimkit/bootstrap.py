@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from containerd_shimkit.errors import BundleError, SandboxError, UnavailableError
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.linux.mounts import unmount
@@ -138,7 +140,7 @@ def _read_params(arguments: StartArguments) -> BootstrapParams | None:
         return None
     try:
         params = BootstrapParams.FromString(data)
-    except Exception:  # protobuf's DecodeError has no public home in every implementation
+    except DecodeError:
         return None
     same = (params.instance_id, params.namespace) == (arguments.task_id, arguments.namespace)
     return params if same else None

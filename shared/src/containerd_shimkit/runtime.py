@@ -20,6 +20,13 @@ class ShimKind:
         self.engine = engine
         self.version = version
 
+    def import_engine(self) -> type:
+        """Import the engine's module; return its class. Raises ImportError."""
+        import importlib
+
+        module, _, name = self.engine.partition(":")
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
     @property
     def binary(self) -> str:
         """The executable containerd looks for."""

@@ -21,7 +21,6 @@ Neither process ever returns.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
 import socket
@@ -32,6 +31,7 @@ from setproctitle import setproctitle
 
 from containerd_shimkit import init
 from containerd_shimkit.control import Control, SandboxRequest
+from containerd_shimkit.engine import Engine
 from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxError
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
@@ -179,8 +179,7 @@ def _init(
         return 0
     warnings += _not_applied(request.bundle.spec)
     control.report("created", warnings=warnings)
-    engine = _load_engine(request.kind)
-    return init.run(request, control, engine, compiler)
+    return init.run(request, control, _new_engine(request.kind), compiler)
 
 
 def _leave(number: int, _frame: Any) -> None:
@@ -262,9 +261,9 @@ def _not_applied(spec: Spec) -> list[str]:
     return [f"{what}: not applied by this version" for what, value in asked.items() if value]
 
 
-def _load_engine(kind: ShimKind) -> Any:
-    module, _, name = kind.engine.partition(":")
+def _new_engine(kind: ShimKind) -> Engine:
     try:
-        return getattr(importlib.import_module(module), name)()
+        engine: Engine = kind.import_engine()()
     except ImportError as exc:
         raise SandboxError(f"load the {kind.name} engine", str(exc)) from exc
+    return engine

@@ -38,7 +38,7 @@ def run_shim(kind: ShimKind, arguments: StartArguments, listener: socket.socket)
     path = listener.getsockname()
     level = logging.DEBUG if arguments.debug else logging.INFO
     shim_log.configure(level, Path(arguments.bundle) / "log", runtime=kind.runtime)
-    _import_engine_early(kind)
+    kind.import_engine()  # what the containers run; forks of the zygote have it already
     os.chdir("/")
     set_child_subreaper(True)
     # Everything alive now is in every fork: the collector need not visit, and so copy, it.
@@ -50,13 +50,6 @@ def run_shim(kind: ShimKind, arguments: StartArguments, listener: socket.socket)
         with contextlib.suppress(OSError):
             Path(path).unlink()
     return 0
-
-
-def _import_engine_early(kind: ShimKind) -> None:
-    """Import what the containers run; forks of the zygote have it already."""
-    import importlib
-
-    importlib.import_module(kind.engine.split(":")[0])
 
 
 async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.socket) -> None:

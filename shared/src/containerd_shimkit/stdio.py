@@ -20,9 +20,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from containerd_shimkit.errors import InvalidArgumentError, NotFoundError
 from containerd_shimkit.spawn import spawn
 
-_BINARY_SECONDS: Final = (
-    10.0  # for a logging program to say that it is ready; as containerd's shims
-)
+# For a logging program to say that it is ready; as containerd's shims.
+_BINARY_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class StdioNames:
 
 
 class Stdio:
-    """Open descriptors for 0, 1 and 2 of a container; closed in the shim once it has them."""
+    """Open descriptors for 0, 1 and 2 of a container; closed once they have become those."""
 
     def __init__(self, names: StdioNames, *, namespace: str, task_id: str) -> None:
         """Open everything. Raises InvalidArgumentError, NotFoundError, OSError."""

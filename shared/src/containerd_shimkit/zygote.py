@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import select
 import signal
@@ -42,17 +41,14 @@ def serve_zygote(kind: ShimKind, build_id: str) -> int:
     listener.setblocking(False)
     os.chdir("/")
     os.umask(0o022)
-    _import_everything(kind)
+    # Whatever a child may need: after pivot_root there is nothing to import from. Our own imports
+    # have brought the rest.
+    kind.import_engine()
+    gc.collect()
+    gc.freeze()
     setproctitle(f"{kind.binary} zygote {path}")
     Zygote(kind, build_id, listener, path).serve()
     return 0
-
-
-def _import_everything(kind: ShimKind) -> None:
-    """Import what any child may need: after pivot_root there is nothing to import from."""
-    importlib.import_module(kind.engine.split(":")[0])
-    gc.collect()
-    gc.freeze()
 
 
 class Zygote:
@@ -131,8 +127,7 @@ class Zygote:
         code = 70  # EX_SOFTWARE
         answer = _Answer(connection)
         try:
-            self._become(message, descriptors)
-            arguments, _, _ = decode(message)
+            arguments = self._become(message, descriptors)
             code = run(self._kind, self._build_id, arguments, detach=answer.detach)
         except BaseException as exc:
             with contextlib.suppress(BaseException):
@@ -144,8 +139,8 @@ class Zygote:
             answer.send(code)
             os._exit(code)
 
-    def _become(self, message: bytes, descriptors: list[int]) -> None:
-        """Make this fork look like the process containerd executed."""
+    def _become(self, message: bytes, descriptors: list[int]) -> list[str]:
+        """Make this fork look like the process containerd executed; return its arguments."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._listener.close()
@@ -160,6 +155,7 @@ class Zygote:
         os.environ.update(environment)
         os.setsid()
         os.chdir(directory)
+        return arguments
 
 
 class _Answer:

@@ -483,7 +483,7 @@ def test_client_that_does_not_read_is_cut_at_the_drain_timeout() -> None:
             async def flood(_scope: Scope, _receive: Receive, send: Send) -> None:
                 await respond_text(send, 200, "x" * (64 << 20))
 
-            running.server._config.loaded_app = flood
+            running.server.config.loaded_app = flood
             async with connected(running.port) as connection:
                 connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 await connection.send(head("GET", "/"))

@@ -59,16 +59,13 @@ class HttpTrigger:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
-        path = scope["raw_path"]
-        match = self._router.match(path.decode("latin-1"))
-        if path.startswith(b"/.well-known/spin/"):
-            reserved = answer_reserved(path.decode("latin-1"), self._name, self._version)
-            assert reserved is not None
-            kind = (
-                [(b"content-type", reserved.content_type.encode())] if reserved.content_type else []
-            )
-            await _respond(send, reserved.status, kind, reserved.body)
-        elif match is None:
+        path = scope["raw_path"].decode("latin-1")
+        reserved = answer_reserved(path, self._name, self._version)
+        if reserved is not None:
+            kind = reserved.content_type
+            headers = [(b"content-type", kind.encode())] if kind else []
+            await _respond(send, reserved.status, headers, reserved.body)
+        elif (match := self._router.match(path)) is None:
             await _respond(send, 404, [], b"")
         elif self._in_flight >= self._settings.max_requests:
             await respond_text(send, 503, "too many requests in flight\n")

@@ -67,7 +67,7 @@ class HttpServer:
         self.settings = settings or HttpSettings()
         self.state = ServerState()
         self.connection_closed = asyncio.Event()
-        self._config = uvicorn.Config(
+        self.config = uvicorn.Config(
             app,
             http=LimitedProtocol,
             ws="none",
@@ -81,7 +81,7 @@ class HttpServer:
             # uvicorn wants whole seconds, the event loop does not mind.
             timeout_keep_alive=self.settings.keep_alive_seconds,  # type: ignore[arg-type]
         )
-        self._config.load()
+        self.config.load()
         self._date_second = 0
 
     async def serve(self, sock: socket.socket, stop: asyncio.Event) -> None:
@@ -116,11 +116,6 @@ class HttpServer:
             await asyncio.wait(self.state.tasks, return_when=asyncio.FIRST_COMPLETED)
         else:
             await self.connection_closed.wait()
-
-    @property
-    def config(self) -> uvicorn.Config:
-        """uvicorn's configuration, as its protocol wants it."""
-        return self._config
 
     def refresh_date(self) -> None:
         """Keep the Date header true without a timer: called once for each request."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from containerd_shimkit.errors import NotFoundError, ShimError, UnavailableError
+from containerd_shimkit.linux.program import DEFAULT_PATH
 from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.spawn import spawn
 
@@ -23,7 +24,7 @@ _BINARIES: Final = ("runc", "crun")
 # Source: containerd pkg/process/utils.go, checkKillError.
 _ENDED: Final = ("not running", "already finished", "no such process", "does not exist")
 _MAX_LOG_BYTES: Final = 1 << 20
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH: Final = DEFAULT_PATH
 
 
 @dataclass(frozen=True, slots=True)

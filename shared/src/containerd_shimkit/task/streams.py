@@ -1,8 +1,8 @@
 """Standard streams of ordinary containers: FIFOs of containerd's, straight or through a terminal.
 
-Without a terminal the process gets the output FIFOs' ends themselves, and a pipe for its input.
-The shim keeps the other end of each open: the process must not get SIGPIPE or end-of-file because
-containerd restarts. The shim's end of standard input is closed by CloseIO.
+Without a terminal the process gets the output FIFOs' ends themselves; the shim keeps the other ends
+open, so that it gets no SIGPIPE because containerd restarts. Its input is a pipe that the shim
+fills from the FIFO, until the client is gone or says CloseIO.
 
 With a terminal the shim copies between the FIFOs and the terminal's master, which runc hands over
 on a socket.

@@ -10,22 +10,18 @@ import ctypes
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import wasmtime
 
 from containerd_shimkit.errors import EngineError
 from containerd_shimkit.wasm import native
-from containerd_shimkit.wasm.guest import AsyncImports
-
-if TYPE_CHECKING:
-    from containerd_shimkit.wasm.guest import Guest
+from containerd_shimkit.wasm.guest import AsyncImports, Guest
 
 MODULE: Final = "wasi_snapshot_preview1"
 
-_SUBSCRIPTION: Final = struct.Struct(
-    "<QB7xI4xQQH6x"
-)  # userdata, tag, clock id, timeout, precision, flags
+# userdata, tag, clock id, timeout, precision, flags
+_SUBSCRIPTION: Final = struct.Struct("<QB7xI4xQQH6x")
 _EVENT: Final = struct.Struct("<QHB5xQH6x")  # userdata, error, type, fd nbytes, fd flags
 _CLOCK, _FD_READ, _FD_WRITE = range(3)  # eventtype
 _REALTIME: Final = 0  # clockid; every other clock is read as the monotonic one
