@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from containerd_shimkit.errors import ExitCode, ShimError
 from containerd_shimkit.linux.mounts import RootfsMount
+from containerd_shimkit.linux.syscalls import set_pdeathsig
 from containerd_shimkit.oci.bundle import Bundle
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.stdio import StdioNames
@@ -64,7 +66,15 @@ class Control:
             return True
 
     def wait_for_start(self) -> bool:
-        """Return True when the shim says start, False when it is gone."""
-        with contextlib.suppress(OSError):
-            return self.connection.recv(64) == b"start"
-        return False
+        """Return True when the shim says start, False when it is gone.
+
+        From then on this process dies with the shim. Not before: its first parent was the stage,
+        which has ended by now.
+        """
+        try:
+            told = self.connection.recv(64)
+        except OSError:
+            return False
+        set_pdeathsig(signal.SIGKILL)
+        # Gone before that call, then: in a pid namespace getppid() is 0 anyway.
+        return told == b"start" and not self.shim_is_gone()

@@ -19,7 +19,6 @@ import uvloop
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine, RuntimeContext
 from containerd_shimkit.errors import ExitCode, ShimError
-from containerd_shimkit.linux.syscalls import set_pdeathsig
 from containerd_shimkit.output import OutputHandler, OutputWriter
 from containerd_shimkit.wasm.compiler import request_compiled
 
@@ -47,10 +46,6 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
     compiler.close()
     control.report("prepared")
     if not control.wait_for_start():
-        return ExitCode.INTERNAL
-    # The stage, our first parent, has ended: from here on the shim is the parent.
-    set_pdeathsig(signal.SIGKILL)
-    if control.shim_is_gone():  # before that call, then: in a pid namespace getppid() is 0 anyway
         return ExitCode.INTERNAL
     if failure is not None:
         return _fail(request, control, stderr, failure)

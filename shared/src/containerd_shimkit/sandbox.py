@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 
 from setproctitle import setproctitle
 
-from containerd_shimkit import init
+from containerd_shimkit import init, pause
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine
 from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxError
@@ -169,8 +169,9 @@ def _init(
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     os.setsid()
+    role = "pause" if request.bundle.is_pause else "engine"
     setproctitle(
-        f"{request.kind.binary} engine -namespace {request.namespace} -id {request.task_id}"
+        f"{request.kind.binary} {role} -namespace {request.namespace} -id {request.task_id}"
     )
     try:
         warnings += _isolate(request, plan, cgroup)
@@ -179,6 +180,9 @@ def _init(
         return 0
     warnings += _not_applied(request.bundle.spec)
     control.report("created", warnings=warnings)
+    if request.bundle.is_pause:
+        compiler.close()
+        return pause.run(control, request.bundle.spec.process)
     return init.run(request, control, _new_engine(request.kind), compiler)
 
 
@@ -208,7 +212,9 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     isolate_propagation(path, linux.rootfs_propagation)
     mount_rootfs(request.rootfs, path)
     rootfs = Rootfs(path)
-    if is_program(rootfs.fd, spec.process.args[0], spec.process.environment, spec.process.cwd):
+    if not request.bundle.is_pause and is_program(
+        rootfs.fd, spec.process.args[0], spec.process.environment, spec.process.cwd
+    ):
         raise OrdinaryCommand
     if request.terminal:
         raise InvalidArgumentError("a WebAssembly container has no terminal: run it without -t")

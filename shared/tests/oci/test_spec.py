@@ -109,21 +109,22 @@ def test_resources_of_an_update_name_their_own_fields() -> None:
         parse_resources({"cpu": {"quota": "much"}})
 
 
-def test_bundle(tmp_path: Path, config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["sandbox", "container"])
+def test_bundle_of_a_pod(tmp_path: Path, config: dict[str, Any], kind: str) -> None:
     config["annotations"] = {
         "io.kubernetes.cri.sandbox-id": "pod1",
-        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.container-type": kind,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     bundle = Bundle.load(tmp_path)
     assert bundle.rootfs == tmp_path / "rootfs"
-    assert (bundle.group, bundle.sandbox_id, bundle.container_type) == ("pod1", "pod1", "container")
+    assert (bundle.group, bundle.is_pause) == ("pod1", kind == "sandbox")
 
 
 def test_bundle_outside_kubernetes_has_no_group(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(CONFIG.read_bytes())
     bundle = Bundle.load(str(tmp_path))
-    assert (bundle.group, bundle.container_type) == (None, None)
+    assert (bundle.group, bundle.is_pause) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,14 @@ class Bundle:
         return cls(path, path / spec.root.path, spec)
 
     @property
-    def sandbox_id(self) -> str | None:
-        """The pod's id, None outside Kubernetes."""
-        return group_of(self.spec.annotations)
-
-    @property
     def group(self) -> str | None:
-        """What the shim serves as one: the pod."""
+        """What the shim serves as one: the pod, by its id; None outside Kubernetes."""
         return group_of(self.spec.annotations)
 
     @property
-    def container_type(self) -> str | None:
-        """``sandbox`` for the pause container, ``container`` for the others of a pod."""
-        return self.spec.annotations.get(CONTAINER_TYPE) or None
+    def is_pause(self) -> bool:
+        """Whether this is the pause container of a pod, whose namespaces the others join."""
+        return self.spec.annotations.get(CONTAINER_TYPE) == "sandbox"
 
 
 def load_config(path: Path) -> object:

@@ -10,8 +10,6 @@ from containerd_shimkit.task.options import RuntimeOptions
 from containerd_shimkit.task.process import Container
 from containerd_shimkit.task.streams import held_open
 
-_SANDBOX = "sandbox"  # io.kubernetes.cri.container-type of a pod's pause container
-
 
 class ContainerFactory:
     """Makes the containers of one shim."""
@@ -22,18 +20,17 @@ class ContainerFactory:
     async def create(self, request: SandboxRequest, options: RuntimeOptions) -> Container:
         """Return a created container. Raises ShimError; nothing is left then.
 
-        What is not known to be a pause container begins as one for the engine: its init sees the
-        image first, and says whether the command is an ordinary program.
+        Each begins as one of ours: its init sees the image first, and says whether the command is
+        an ordinary program.
         """
         with held_open(request.stdio):
-            if request.bundle.container_type != _SANDBOX:
-                guest = GuestContainer(request, self._reaper)
-                try:
-                    await guest.create()
-                except OrdinaryContainer:
-                    pass
-                else:
-                    return guest
+            guest = GuestContainer(request, self._reaper)
+            try:
+                await guest.create()
+            except OrdinaryContainer:
+                pass
+            else:
+                return guest
             ordinary = LinuxContainer(request, self._reaper, options)
             await ordinary.create()
             return ordinary
