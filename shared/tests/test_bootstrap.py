@@ -96,8 +96,20 @@ def test_result_for_containerd_2_3(stub: ShimCommand, bundle: Path) -> None:
     params = BootstrapParams(instance_id="c", namespace=stub.namespace)
     done = stub.start(bundle, stdin=params.SerializeToString(), env={"MAX_SHIM_VERSION": "2"})
     result = BootstrapResult.FromString(done.stdout)
-    assert (result.version, result.protocol) == (2, "ttrpc")
+    assert (result.version, result.protocol) == (3, "ttrpc")
     assert result.address == f"unix://{stub.socket()}"
+
+
+def test_bundle_without_config_is_a_pod_for_the_sandbox_api(stub: ShimCommand) -> None:
+    """As containerd 2.0 to 2.2 ask; whoever knows of no sandbox API gets the error."""
+    bundle = stub.directory / "c"
+    bundle.mkdir()
+    refused = stub.start(bundle)
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"config.json: No such file or directory" in refused.stderr
+    done = stub.start(bundle, env={"MAX_SHIM_VERSION": "2"})
+    expected = {"version": 3, "address": f"unix://{stub.socket()}", "protocol": "ttrpc"}
+    assert json.loads(done.stdout) == expected
     assert done.stderr == b""
 
 

@@ -3,7 +3,9 @@
 ``start`` finds the pod's shim or becomes it, and prints the address of its socket. What is
 printed depends on who asks: containerd 1.6 takes a plain address, 1.7 and later announce
 ``MAX_SHIM_VERSION`` and take JSON, 2.3 sends ``BootstrapParams`` on stdin and takes
-``BootstrapResult``.
+``BootstrapResult``. A bundle without ``config.json`` is a pod's that is to be made with the sandbox
+API. With version 3, which 2.x takes and 1.7 does not, containerd runs neither ``start`` nor
+``delete`` for the other containers of a pod.
 
 ``delete`` cleans up after a task whose shim may be dead: it must be right when run twice, at
 once, after a proper end, and while the pod's shim still serves other containers.
@@ -66,16 +68,19 @@ def start_shim(arguments: StartArguments) -> socket.socket | None:
 
     Raises BundleError, UnavailableError.
     """
-    bundle = Bundle.load(Path(arguments.bundle))
+    bundle = Path(arguments.bundle)
     params = _read_params(arguments)
-    group = bundle.group or arguments.task_id
+    knows_sandboxes = params is not None or bool(os.environ.get("MAX_SHIM_VERSION"))
+    is_sandbox = knows_sandboxes and not (bundle / "config.json").exists()
+    group = (None if is_sandbox else Bundle.load(bundle).group) or arguments.task_id
     directory = params.socket_dir if params and params.socket_dir else _SOCKET_DIRECTORY
     path = socket_path(arguments.address, arguments.namespace, group, directory)
     listener = _listen(path)
     # containerd 1.6 reconnects by this file; newer ones write their own bootstrap.json.
     address = f"unix://{path}"
-    (bundle.path / _ADDRESS_FILE).write_text(address)
-    sys.stdout.buffer.write(_bootstrap_answer(address, params))
+    (bundle / _ADDRESS_FILE).write_text(address)
+    version = 3 if params is not None or is_sandbox else 2
+    sys.stdout.buffer.write(_bootstrap_answer(address, version, params))
     sys.stdout.buffer.flush()
     return listener
 
@@ -160,11 +165,12 @@ def _read_all(descriptor: int) -> bytes:
     return b"".join(chunks)
 
 
-def _bootstrap_answer(address: str, params: BootstrapParams | None) -> bytes:
+def _bootstrap_answer(address: str, version: int, params: BootstrapParams | None) -> bytes:
     if params is not None:
-        return BootstrapResult(version=2, address=address, protocol="ttrpc").SerializeToString()
+        result = BootstrapResult(version=version, address=address, protocol="ttrpc")
+        return result.SerializeToString()
     if os.environ.get("MAX_SHIM_VERSION"):
-        return json.dumps({"version": 2, "address": address, "protocol": "ttrpc"}).encode()
+        return json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode()
     return address.encode()
 
 

@@ -20,6 +20,9 @@ from containerd_shimkit.bootstrap import StartArguments
 from containerd_shimkit.errors import status_of
 from containerd_shimkit.events import ContainerdPublisher, Publisher
 from containerd_shimkit.linux.syscalls import set_child_subreaper
+from containerd_shimkit.pod.service import SERVICE as SANDBOX_SERVICE
+from containerd_shimkit.pod.service import SandboxService
+from containerd_shimkit.proto import sandbox_pb2 as sandbox_api
 from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.reaper import Reaper
 from containerd_shimkit.rpc.server import Method, Server
@@ -62,7 +65,10 @@ async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.soc
 
     factory = ContainerFactory(reaper)
     service = TaskService(kind, arguments.namespace, publisher, factory, done.set)
-    server = Server({name: task_methods(service) for name in SERVICES}, status_of=status_of)
+    sandboxes = SandboxService(service)
+    methods = {name: task_methods(service, sandboxes) for name in SERVICES}
+    methods[SANDBOX_SERVICE] = sandbox_methods(sandboxes)
+    server = Server(methods, status_of=status_of)
     await server.start(listener)
     unused = loop.call_later(UNUSED_SECONDS, lambda: None if service.was_used else done.set())
     await done.wait()
@@ -86,10 +92,10 @@ def _publisher(arguments: StartArguments, reaper: Reaper) -> Publisher:
     )
 
 
-def task_methods(service: TaskService) -> dict[str, Method]:
+def task_methods(service: TaskService, sandboxes: SandboxService) -> dict[str, Method]:
     """Return the RPCs of the Task service by name, versions 2 and 3 alike."""
     return {
-        "Create": Method(api.CreateTaskRequest, service.create),
+        "Create": Method(api.CreateTaskRequest, sandboxes.create_task),
         "Start": Method(api.StartRequest, service.start),
         "Wait": Method(api.WaitRequest, service.wait, cancellable=True),
         "Kill": Method(api.KillRequest, service.kill),
@@ -106,4 +112,25 @@ def task_methods(service: TaskService) -> dict[str, Method]:
         "Exec": Method(api.ExecProcessRequest, service.exec),
         "Checkpoint": Method(api.CheckpointTaskRequest, service.checkpoint),
         "Shutdown": Method(api.ShutdownRequest, service.shutdown),
+    }
+
+
+def sandbox_methods(service: SandboxService) -> dict[str, Method]:
+    """Return the RPCs of the Sandbox service by name."""
+    return {
+        "CreateSandbox": Method(sandbox_api.CreateSandboxRequest, service.create_sandbox),
+        "StartSandbox": Method(sandbox_api.StartSandboxRequest, service.start_sandbox),
+        "StopSandbox": Method(sandbox_api.StopSandboxRequest, service.stop_sandbox),
+        "ShutdownSandbox": Method(sandbox_api.ShutdownSandboxRequest, service.shutdown_sandbox),
+        "WaitSandbox": Method(
+            sandbox_api.WaitSandboxRequest, service.wait_sandbox, cancellable=True
+        ),
+        "SandboxStatus": Method(
+            sandbox_api.SandboxStatusRequest, service.sandbox_status, cancellable=True
+        ),
+        "Platform": Method(sandbox_api.PlatformRequest, service.platform, cancellable=True),
+        "PingSandbox": Method(sandbox_api.PingRequest, service.ping_sandbox, cancellable=True),
+        "SandboxMetrics": Method(
+            sandbox_api.SandboxMetricsRequest, service.sandbox_metrics, cancellable=True
+        ),
     }

@@ -8,9 +8,11 @@ sentence.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -320,6 +322,14 @@ class TaskService:
         if not self._containers:
             self._shut_down()
         return Empty()
+
+    async def remove_all(self) -> None:
+        """Kill and delete every container: the pod they belong to is at its end."""
+        for task_id, container in list(self._containers.items()):
+            with contextlib.suppress(NotFoundError):  # ended, or deleted, meanwhile
+                await container.kill(signal.SIGKILL, everything=True)
+                await asyncio.shield(container.exit)
+                await self.delete(api.DeleteRequest(id=task_id))
 
     def _get(self, task_id: str) -> Container:
         try:

@@ -52,8 +52,8 @@ _CHANNEL_OPTIONS: Final = [
 A = TypeVar("A", bound=Message)
 
 
-class CriError(Exception):
-    """A call that was refused; the message is containerd's."""
+class CriError(AssertionError):
+    """A call that was refused, or could not be answered yet; the message is containerd's."""
 
 
 @dataclass(frozen=True)
