@@ -108,6 +108,13 @@ class Cgroup(ABC):
     def oom_kills(self) -> int:
         """Return how often the kernel killed a process of this cgroup for want of memory."""
 
+    @abstractmethod
+    def open_oom_events(self) -> int:
+        """Return a descriptor that is readable when ``oom_kills`` may have grown, or soon will.
+
+        Raises SandboxError where the kernel has no such thing.
+        """
+
     @property
     @abstractmethod
     def main(self) -> Path:

@@ -278,6 +278,22 @@ class CgroupV1(Cgroup):
     def oom_kills(self) -> int:
         return read_table(self._file("memory", "memory.oom_control")).get("oom_kill", 0)
 
+    def open_oom_events(self) -> int:
+        # Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control". Told before the kill.
+        control = self._file("memory", "memory.oom_control")
+        with step(f'watch "{control}"'):
+            events = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                watched = os.open(control, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    write_file(control.with_name("cgroup.event_control"), f"{events} {watched}")
+                finally:
+                    os.close(watched)
+            except BaseException:
+                os.close(events)
+                raise
+        return events
+
     # Statistics
 
     def stats(self) -> CgroupStats:

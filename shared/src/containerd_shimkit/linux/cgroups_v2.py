@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 from containerd_shimkit.errors import BundleError, SandboxError
+from containerd_shimkit.linux import constants as k
 from containerd_shimkit.linux.cgroups_base import (
     ROOT,
     Cgroup,
@@ -28,7 +29,7 @@ from containerd_shimkit.linux.cgroups_base import (
     write_file,
 )
 from containerd_shimkit.linux.cgroups_v1 import pids_max
-from containerd_shimkit.linux.syscalls import step
+from containerd_shimkit.linux.syscalls import inotify_open, step
 
 UNLIMITED = 2**64 - 1
 IO_MAX_KEYS = {
@@ -166,6 +167,11 @@ class CgroupV2(Cgroup):
 
     def oom_kills(self) -> int:
         return read_table(self.directory / "memory.events").get("oom_kill", 0)
+
+    def open_oom_events(self) -> int:
+        file = self.directory / "memory.events"
+        with step(f'watch "{file}"'):
+            return inotify_open(str(file), k.IN_MODIFY)
 
     # Statistics
 

@@ -144,3 +144,6 @@ CAPABILITIES: Final = (  # the index is the number
 IFF_UP: Final = 0x1
 SIOCGIFFLAGS: Final = 0x8913
 SIOCSIFFLAGS: Final = 0x8914
+
+# linux/inotify.h
+IN_MODIFY: Final = 0x2

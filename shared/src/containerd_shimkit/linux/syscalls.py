@@ -239,3 +239,15 @@ def filesystem_type(target: int | str) -> int:
     elif _libc.statfs(os.fsencode(target), buffer) < 0:
         raise _oserror("statfs", target)
     return buffer[0]
+
+
+def inotify_open(path: str, mask: int) -> int:
+    """Return a descriptor that is readable, without waiting, when ``path`` changes by ``mask``."""
+    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise _oserror("inotify_init1")
+    if _libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)) < 0:
+        exc = _oserror("inotify_add_watch", path)
+        os.close(fd)
+        raise exc
+    return fd

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from containerd_shimkit.control import SandboxRequest
-from containerd_shimkit.errors import InvalidArgumentError, NotFoundError, ShimError
+from containerd_shimkit.errors import InvalidArgumentError, NotFoundError
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.oci.spec import parse_resources
 from containerd_shimkit.reaper import Exit
@@ -107,12 +107,10 @@ class Container(Process):
     def get_exec(self, exec_id: str) -> Process:
         """Return an added process. Raises NotFoundError."""
 
-    def out_of_memory(self) -> bool:
-        """Whether the kernel killed a process of the container for want of memory."""
-        try:
-            return self._cgroup is not None and self._cgroup.oom_kills() > 0
-        except (ShimError, OSError):
-            return False  # the cgroup is gone
+    @property
+    def has_cgroup(self) -> bool:
+        """Whether its config.json names one."""
+        return self._cgroup is not None
 
     def pids(self) -> list[int]:
         """Return the pids of the container's processes; of an ended one, the pid it had.

@@ -38,6 +38,7 @@ from containerd_shimkit.reaper import Exit
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.stdio import StdioNames
 from containerd_shimkit.task.factory import ContainerFactory
+from containerd_shimkit.task.oom import OomWatch
 from containerd_shimkit.task.options import RuntimeOptions
 from containerd_shimkit.task.process import Container, Process
 from containerd_shimkit.task.state import TaskState
@@ -78,6 +79,7 @@ class TaskService:
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._exits: dict[Process, asyncio.Task[None]] = {}
+        self._oom_watches: dict[Process, OomWatch] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self.was_used = False
         """Whether a container was ever asked for."""
@@ -121,6 +123,10 @@ class TaskService:
                 pid=container.pid,
             )
         )
+        if container.has_cgroup:
+            oom = events.TaskOOM(container_id=request.id)
+            watch = OomWatch(container.cgroup(), lambda: self._publisher.publish(oom))
+            self._oom_watches[container] = watch
         self._follow_exit(request.id, request.id, container)
         watching = asyncio.create_task(self._forget_if_abandoned(request.id, container))
         self._watching.add(watching)
@@ -152,8 +158,9 @@ class TaskService:
         exit_ = await asyncio.shield(process.exit)
         async with process.lock:  # TaskStart, if it comes at all, comes first
             # CRI takes the reason OOMKilled from this event; it looks at no counter itself.
-            if isinstance(process, Container) and process.out_of_memory():
-                self._publisher.publish(events.TaskOOM(container_id=task_id))
+            if (watch := self._oom_watches.pop(process, None)) is not None:
+                watch.look()
+                watch.close()
             event = events.TaskExit(
                 container_id=task_id, id=process_id, pid=process.pid, exit_status=exit_.status
             )
