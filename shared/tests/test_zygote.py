@@ -19,6 +19,7 @@ import pytest
 
 from containerd_shimkit.bootstrap import is_listening
 from containerd_shimkit.proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from containerd_shimkit.task.record import InitRecord
 from containerd_shimkit.testing import BundleBuilder, CleanProcess
 from containerd_shimkit.testing.commands import (
     SECONDS,
@@ -182,11 +183,19 @@ def test_hung_zygote_stops_nothing(spin: ShimCommand) -> None:
     assert len(spin.shims()) == 3
 
 
-def test_hung_zygote_leaves_delete_its_time(spin: ShimCommand) -> None:
+def test_delete_keeps_its_time_whatever_hangs(spin: ShimCommand, tmp_path: Path) -> None:
+    """The zygote and the OCI runtime at once."""
     os.kill(zygote_of(spin).pid, signal.SIGSTOP)
-    begun = time.monotonic()
-    assert spin.delete(bundle_of(spin)).exit_status == 137
-    assert time.monotonic() - begun < 5.0, "containerd gives the whole delete 5 s"
+    runtime = tmp_path / "runtime"
+    runtime.write_text("#!/bin/sh\nexec sleep 60\n")
+    runtime.chmod(0o755)
+    bundle = bundle_of(spin)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        InitRecord.of(process.pid, runtime=(str(runtime),)).save(bundle)
+        begun = time.monotonic()
+        assert spin.delete(bundle).exit_status == 137
+        assert time.monotonic() - begun < 5.0, "containerd gives the whole delete 5 s"
+        assert process.wait(SECONDS) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kind", ["file", "socket", "directory"])

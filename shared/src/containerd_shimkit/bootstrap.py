@@ -44,8 +44,8 @@ _MAX_SOCKET_PATH: Final = 106  # bytes, what containerd accepts; the kernel's li
 _MAX_PARAMS_BYTES: Final = 4 << 20
 _STDIN_SECONDS: Final = 2.0
 _KILLED: Final = 128 + signal.SIGKILL
-_DEATH_SECONDS: Final = 2.0  # containerd gives the whole `delete` 5 s
-_RUNTIME_SECONDS: Final = 1.5
+_DELETE_SECONDS: Final = 3.0
+"""For all waits of ``delete`` together: containerd gives it 5 s, a hung zygote takes its part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,7 @@ def _bootstrap_answer(address: str, version: int, params: BootstrapParams | None
 
 def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) -> DeleteResponse:
     """Kill what is left of the task, remove its cgroup, mount and socket. Idempotent."""
+    deadline = time.monotonic() + _DELETE_SECONDS
     path = Path(bundle_path)
     record = InitRecord.load(path)
     group, cgroups_path = task_id, record.cgroups_path if record else ""
@@ -192,14 +193,15 @@ def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) ->
             cgroup.kill_all()  # thaws, too: a paused container would not die before that
     with contextlib.suppress(OSError):
         if record is not None:
-            _kill_and_wait(record)
+            _kill_and_wait(record, _seconds_until(deadline))
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if record is not None and record.runtime:
             command = [*record.runtime, "delete", "--force", task_id]
-            subprocess.run(command, capture_output=True, timeout=_RUNTIME_SECONDS)
+            half = _seconds_until(deadline) / 2  # the cgroup has a part, too
+            subprocess.run(command, capture_output=True, timeout=half)
     with contextlib.suppress(Exception):
         if cgroup is not None:
-            cgroup.delete()
+            cgroup.delete(_seconds_until(deadline))
     with contextlib.suppress(SandboxError):
         unmount(str(path / "rootfs"))  # an ordinary Linux container's; a guest's went with its init
     with contextlib.suppress(UnavailableError):
@@ -219,7 +221,11 @@ def _written_socket(bundle: Path) -> str:
         return ""
 
 
-def _kill_and_wait(record: InitRecord) -> None:
+def _seconds_until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _kill_and_wait(record: InitRecord, seconds: float) -> None:
     """Kill the container's init, whose death ends everything in its pid namespace."""
     try:
         process = os.pidfd_open(record.pid)
@@ -229,7 +235,7 @@ def _kill_and_wait(record: InitRecord) -> None:
         # The descriptor pins the process; only then is it safe to compare who it is.
         if record.is_alive():
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            select.select([process], [], [], _DEATH_SECONDS)
+            select.select([process], [], [], seconds)
     except ProcessLookupError:
         pass
     finally:

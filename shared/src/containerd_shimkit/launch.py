@@ -16,7 +16,7 @@ from containerd_shimkit.handover import encode, zygote_socket
 from containerd_shimkit.runtime import ShimKind
 
 ANSWER_SECONDS = 5.0  # a warm zygote takes milliseconds
-DELETE_GREETING_SECONDS = 1.5  # containerd gives the whole `delete` 5 s
+DELETE_GREETING_SECONDS = 1.0  # containerd gives the whole `delete` 5 s
 FIRST_ANSWER_SECONDS = 20.0  # the zygote was just started and is importing
 _FORWARDED = ("start", "delete")
 
@@ -51,7 +51,7 @@ def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
     """Have the zygote run ``arguments``; return the exit code. Raises Unanswered."""
     path = zygote_socket(kind, build_id)
     seconds = ANSWER_SECONDS if arguments[-1] == "start" else DELETE_GREETING_SECONDS
-    connection = _connect(path)
+    connection = _connect(path, seconds)
     if connection is None:
         if arguments[-1] != "start":
             raise Unanswered  # a zygote only for a clean-up is not worth its start
@@ -78,10 +78,10 @@ def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
     return answer[0]
 
 
-def _connect(path: str) -> _socket.socket | None:
+def _connect(path: str, seconds: float = ANSWER_SECONDS) -> _socket.socket | None:
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        connection.settimeout(ANSWER_SECONDS)
+        connection.settimeout(seconds)  # for a zygote that hangs with a full queue
         connection.connect(path)
     except OSError:
         connection.close()
