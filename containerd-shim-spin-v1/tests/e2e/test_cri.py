@@ -167,6 +167,7 @@ def run_web(
     memory: int = 0,
     cpu_quota: int = 0,
     attempt: int = 0,
+    default_seccomp: bool = False,
 ) -> Web:
     """Start an app on a free port of the host; it serves when this returns."""
     address = free_address()
@@ -179,6 +180,7 @@ def run_web(
         memory=memory,
         cpu_quota=cpu_quota,
         attempt=attempt,
+        default_seccomp=default_seccomp,
     )
     cri.start_container(container)
     return Web(container, address)
@@ -253,6 +255,24 @@ def test_shared_pid_namespace(cri: Cri, images: Image) -> None:
     assert code == 0
     assert re.search(rf"^ +1 ({PAUSE})", output, re.MULTILINE), output
     assert f"engine -namespace k8s.io -id {web.id[:8]}" in output
+    assert web.serves()
+
+
+def test_sidecar_in_a_shared_pid_namespace_does_not_see_into_the_engine(
+    cri: Cri, images: Image
+) -> None:
+    """The engine's program is the host's, and its environment was once containerd's."""
+    pod = cri.run_pod(handler="spin", host_network=True, shared_pids=True)
+    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images)
+    status = Path(f"/proc/{cri.pid(web.id)}/status").read_text()
+    engine = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1]
+    script = f"head -c 4 /proc/self/exe && head -c 4 /proc/{engine}/exe"
+    output, code = cri.exec_sync(sidecar, "/bin/busybox", "sh", "-c", script)
+    assert (output.startswith("\x7fELF"), code) == (True, 1)
+    for name in ("root/", "cwd/", "fd/0", "environ", "maps"):
+        output, code = cri.exec_sync(sidecar, "/bin/busybox", "cat", f"/proc/{engine}/{name}")
+        assert code == 1, name
+        assert "Permission denied" in output
     assert web.serves()
 
 
@@ -342,6 +362,13 @@ def test_limits_are_the_containers(cri: Cri, pod: Pod, images: Image) -> None:
     assert list(values.values()).count("50000") == 1, values
     assert web.get("/alloc?mb=128")[0] == 507
     assert web.serves()
+
+
+def test_engine_serves_under_the_default_seccomp_profile(cri: Cri, pod: Pod, images: Image) -> None:
+    web = run_web(cri, pod, images.probe, default_seccomp=True)
+    assert "Seccomp:\t2\n" in Path(f"/proc/{cri.pid(web.id)}/status").read_text()
+    assert web.serves()
+    assert web.get("/sleep?ms=1") == (200, "1\n")
 
 
 def test_stats_have_memory_and_cpu(cri: Cri, pod: Pod, images: Image) -> None:

@@ -20,6 +20,7 @@ Neither process ever returns.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -36,7 +37,7 @@ from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxErr
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
-from containerd_shimkit.linux.mounts import mount_rootfs
+from containerd_shimkit.linux.mounts import clone_readonly, mount_rootfs
 from containerd_shimkit.linux.namespaces import NamespacePlan
 from containerd_shimkit.linux.paths import make_in_root
 from containerd_shimkit.linux.program import is_program
@@ -44,6 +45,7 @@ from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propaga
 from containerd_shimkit.linux.seccomp import SeccompFilter, seccomp_available
 from containerd_shimkit.linux.syscalls import (
     close_range,
+    set_dumpable,
     set_no_new_privs,
     set_pdeathsig,
     setns,
@@ -105,6 +107,8 @@ def _stage(request: SandboxRequest, control: Control) -> int:
     _reset_signals()
     _close_all_but(control.connection.fileno())
     set_pdeathsig(signal.SIGKILL)  # the shim is gone: nobody would start this container
+    # Who shares the container's pid namespace must not reach the host's files by /proc/PID of ours.
+    set_dumpable(False)
     os.setsid()
     stdio = Stdio(request.stdio, namespace=request.namespace, task_id=request.task_id)
     for number, descriptor in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
@@ -113,6 +117,7 @@ def _stage(request: SandboxRequest, control: Control) -> int:
 
     spec = request.bundle.spec
     plan = NamespacePlan.open(spec.linux.namespaces)
+    cache = _open_cache()
     warnings: list[str] = []
     cgroup = _make_cgroup(request, warnings)
     try:
@@ -123,6 +128,7 @@ def _stage(request: SandboxRequest, control: Control) -> int:
         if pid == 0:
             compiler_end.close()
             os.close(own_pids)
+            cache.close()
             _run_and_exit(
                 lambda control: _init(request, control, plan, cgroup, init_end, warnings),
                 control.connection,
@@ -137,8 +143,17 @@ def _stage(request: SandboxRequest, control: Control) -> int:
     plan.close()
     # Only the init lives in the container's pid namespace; a compiler's process does not.
     setns(own_pids, CLONE_NEWPID)
-    serve_compiler(compiler_end, CompiledModuleCache(Path(cache_directory())))
+    serve_compiler(compiler_end, cache)
     return 0
+
+
+def _open_cache() -> CompiledModuleCache:
+    """Open the cache so that whoever gets an entry cannot change it, not as root either."""
+    directory = Path(cache_directory())
+    with contextlib.suppress(OSError):  # then there is no cache: compiling says so, or does without
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return CompiledModuleCache(directory, clone_readonly(str(directory)))
+    return CompiledModuleCache(directory)
 
 
 def _make_cgroup(request: SandboxRequest, warnings: list[str]) -> Cgroup | None:

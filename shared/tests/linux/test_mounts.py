@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux import constants as k
 from containerd_shimkit.linux.mounts import (
     PAGE_BYTES,
+    clone_readonly,
     mount_rootfs,
     parse_options,
     relative_lowerdirs,
@@ -171,6 +173,25 @@ def test_only_files_that_hide_nothing_are_mounted_in_proc(
         return ""
 
     assert error in in_child(run)
+
+
+@pytest.mark.root
+def test_file_of_a_readonly_clone_cannot_be_opened_for_writing(
+    tmp_path: Path, in_child: InChild
+) -> None:
+    (tmp_path / "file").write_text("content")
+
+    def attempt() -> object:
+        view = clone_readonly(str(tmp_path))
+        fd = os.open("file", os.O_RDONLY, dir_fd=view)
+        try:
+            os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        except OSError as exc:
+            return os.read(fd, 10).decode(), exc.errno
+        return "open"
+
+    assert in_child(attempt) == ["content", errno.EROFS]
+    (tmp_path / "file").write_text("the directory itself is as before")
 
 
 @pytest.mark.root

@@ -67,7 +67,12 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
+# linux/mount.h: open_tree(2)
+OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_CLOEXEC: Final = 0o2000000
+
 # asm-generic/unistd.h: calls that glibc 2.36 has no function for
+SYS_OPEN_TREE: Final = 428
 SYS_OPENAT2: Final = 437
 
 # linux/magic.h: statfs(2)

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux import constants as k
 from containerd_shimkit.linux.paths import closing, fd_path, make_in_root
-from containerd_shimkit.linux.syscalls import mount, step, umount2
+from containerd_shimkit.linux.syscalls import mount, mount_setattr, open_tree, step, umount2
 
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")  # the most that mount(2) takes as data
 
@@ -224,6 +224,21 @@ def relative_lowerdirs(data: str) -> tuple[str, str]:
             options[index] = "lowerdir=" + ":".join(layers)
             return common, ",".join(options)
     return ".", data
+
+
+def clone_readonly(directory: str) -> int:
+    """Return a descriptor of a read-only mount of ``directory`` that no path leads to.
+
+    A file opened below it cannot be opened for writing again, by ``/proc/self/fd`` either, whoever
+    its descriptor is passed to. Raises OSError: ENOSYS before Linux 5.12.
+    """
+    fd = open_tree(directory, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC)
+    try:
+        mount_setattr(fd, k.MOUNT_ATTR_RDONLY)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def unmount(target: str) -> bool:

@@ -230,6 +230,14 @@ def mount_setattr(fd: int, attr_set: int, attr_clr: int = 0, *, recursive: bool 
         raise _oserror("mount_setattr")
 
 
+def open_tree(path: str, flags: int) -> int:
+    """Return a descriptor of a mount, close-on-exec if so flagged. ENOSYS before Linux 5.2."""
+    fd: int = _libc.syscall(k.SYS_OPEN_TREE, k.AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags))
+    if fd < 0:
+        raise _oserror("open_tree", path)
+    return fd
+
+
 def filesystem_type(target: int | str) -> int:
     """Return ``f_type`` of statfs(2), a number of linux/magic.h."""
     buffer = _Statfs()

@@ -219,11 +219,13 @@ class Cri:
         memory: int = 0,
         cpu_quota: int = 0,
         attempt: int = 0,
+        default_seccomp: bool = False,
     ) -> str:
         """Create a container; return its id.
 
         mounts: host path, path in the container, whether read-only.
         memory: limit in bytes.  cpu_quota: microseconds in each tenth of a second.
+        default_seccomp: containerd's profile (RuntimeDefault) instead of none.
         """
         resources = api.LinuxContainerResources(
             memory_limit_in_bytes=memory,
@@ -234,6 +236,8 @@ class Cri:
         # Of each container, not only of the pod: CRI does not pass the pod's on.
         options = pod.config.linux.security_context.namespace_options
         security = api.LinuxContainerSecurityContext(namespace_options=options)
+        if default_seccomp:
+            security.seccomp.profile_type = api.SecurityProfile.RuntimeDefault
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name, attempt=attempt),
             image=api.ImageSpec(image=image),

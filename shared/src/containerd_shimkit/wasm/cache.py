@@ -44,8 +44,16 @@ def cache_key(wasm_digest: bytes, fingerprint: str) -> str:
 class CompiledModuleCache:
     """A directory of verified entries."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, view: int = -1) -> None:
+        """view: of the same directory, a descriptor through which entries are opened; now ours."""
         self.directory = directory
+        self._view = view
+
+    def close(self) -> None:
+        """Close ``view``."""
+        if self._view >= 0:
+            os.close(self._view)
+            self._view = -1
 
     def open(self, key: str) -> int | None:
         """Return a read-only descriptor of the verified entry, or None if there is none.
@@ -55,12 +63,15 @@ class CompiledModuleCache:
         path = self.directory / (key + _SUFFIX)
         try:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(path, flags)
+            if self._view >= 0:
+                descriptor = os.open(path.name, flags, dir_fd=self._view)
+            else:
+                descriptor = os.open(path, flags)
         except OSError:
             return None
         if _is_intact(descriptor):
             with contextlib.suppress(OSError):
-                os.utime(descriptor)  # "least recently used" is decided by this
+                os.utime(path)  # "least recently used" is decided by this
             return descriptor
         os.close(descriptor)
         with contextlib.suppress(OSError):
