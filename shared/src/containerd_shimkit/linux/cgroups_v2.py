@@ -1,7 +1,7 @@
 """cgroups version 2: one directory, and the limits of the OCI spec converted to its files.
 
-Source of files and units: the kernel's Documentation/admin-guide/cgroup-v2.rst. Device rules need
-a BPF program here and are not enforced yet: ``apply`` says so.
+Source of files and units: the kernel's Documentation/admin-guide/cgroup-v2.rst. Device rules are
+no file here but a program: ``device_filter``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from containerd_shimkit.linux.cgroups_base import (
     write_file,
 )
 from containerd_shimkit.linux.cgroups_v1 import pids_max
+from containerd_shimkit.linux.device_filter import apply_device_rules
 from containerd_shimkit.linux.syscalls import inotify_open, step
 
 UNLIMITED = 2**64 - 1
@@ -82,8 +83,8 @@ class CgroupV2(Cgroup):
 
     def apply(self, resources: Resources) -> list[str]:
         warnings: list[str] = []
-        if resources.get("devices"):
-            warnings.append("device rules are not enforced on cgroup version 2")
+        if (rules := resources.get("devices")) is not None:
+            warnings += apply_device_rules(self.directory, rules)
         self._apply_memory(resources.get("memory") or {}, warnings)
         self._apply_cpu(resources.get("cpu") or {})
         if (limit := (resources.get("pids") or {}).get("limit")) is not None:

@@ -75,6 +75,39 @@ OPEN_TREE_CLOEXEC: Final = 0o2000000
 SYS_OPEN_TREE: Final = 428
 SYS_OPENAT2: Final = 437
 
+# asm/unistd.h: each architecture's own
+SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361}
+
+# linux/bpf_common.h, linux/bpf.h: instructions
+BPF_LDX: Final = 0x01
+BPF_ALU: Final = 0x04
+BPF_JMP: Final = 0x05
+BPF_W: Final = 0x00
+BPF_MEM: Final = 0x60
+BPF_X: Final = 0x08  # the second operand is a register
+BPF_AND: Final = 0x50
+BPF_RSH: Final = 0x70
+BPF_MOV: Final = 0xB0
+BPF_JEQ: Final = 0x10
+BPF_JNE: Final = 0x50
+BPF_EXIT: Final = 0x90
+
+# linux/bpf.h: bpf(2)
+BPF_PROG_LOAD: Final = 5
+BPF_PROG_ATTACH: Final = 8
+BPF_PROG_DETACH: Final = 9
+BPF_PROG_GET_FD_BY_ID: Final = 13
+BPF_PROG_QUERY: Final = 16
+BPF_PROG_TYPE_CGROUP_DEVICE: Final = 15
+BPF_CGROUP_DEVICE: Final = 6
+BPF_F_ALLOW_MULTI: Final = 1 << 1
+BPF_F_REPLACE: Final = 1 << 2
+BPF_DEVCG_ACC_MKNOD: Final = 1 << 0
+BPF_DEVCG_ACC_READ: Final = 1 << 1
+BPF_DEVCG_ACC_WRITE: Final = 1 << 2
+BPF_DEVCG_DEV_BLOCK: Final = 1
+BPF_DEVCG_DEV_CHAR: Final = 2
+
 # linux/magic.h: statfs(2)
 PROC_SUPER_MAGIC: Final = 0x9FA0
 SYSFS_MAGIC: Final = 0x62656572

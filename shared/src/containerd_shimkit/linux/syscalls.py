@@ -34,6 +34,54 @@ class MountAttr(ctypes.Structure):
     )
 
 
+class BpfProgLoad(ctypes.Structure):
+    """The part of ``union bpf_attr`` for BPF_PROG_LOAD, linux/bpf.h; the rest is 0."""
+
+    _fields_ = (
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_uint64),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+    )
+
+
+class BpfProgAttach(ctypes.Structure):
+    """For BPF_PROG_ATTACH and BPF_PROG_DETACH."""
+
+    _fields_ = (
+        ("target_fd", ctypes.c_uint32),
+        ("attach_bpf_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+        ("replace_bpf_fd", ctypes.c_uint32),
+    )
+
+
+class BpfProgQuery(ctypes.Structure):
+    """For BPF_PROG_QUERY."""
+
+    _fields_ = (
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("query_flags", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+        ("prog_ids", ctypes.c_uint64),
+        ("prog_cnt", ctypes.c_uint32),
+    )
+
+
+class BpfGetFd(ctypes.Structure):
+    """For BPF_PROG_GET_FD_BY_ID."""
+
+    _fields_ = (("id", ctypes.c_uint32), ("next_id", ctypes.c_uint32), ("flags", ctypes.c_uint32))
+
+
 class CapHeader(ctypes.Structure):
     """``struct __user_cap_header_struct``, linux/capability.h."""
 
@@ -236,6 +284,56 @@ def open_tree(path: str, flags: int) -> int:
     if fd < 0:
         raise _oserror("open_tree", path)
     return fd
+
+
+def bpf(command: int, attr: ctypes.Structure) -> int:
+    """Return what the command does, a descriptor that is close-on-exec or 0."""
+    number = k.SYS_BPF.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"no number of bpf(2) is known for {os.uname().machine}")
+    size = ctypes.c_uint(ctypes.sizeof(attr))
+    result: int = _libc.syscall(number, command, ctypes.byref(attr), size)
+    if result < 0:
+        raise _oserror("bpf")
+    return result
+
+
+def bpf_prog_load(kind: int, code: bytes, name: str) -> int:
+    """Return a descriptor of the program that ``code``, whole instructions, has become."""
+    instructions, licence = (
+        ctypes.create_string_buffer(code),
+        ctypes.create_string_buffer(b"Apache"),
+    )
+    attr = BpfProgLoad(
+        prog_type=kind,
+        insn_cnt=len(code) // 8,
+        insns=ctypes.addressof(instructions),
+        license=ctypes.addressof(licence),
+        prog_name=name.encode(),
+    )
+    return bpf(k.BPF_PROG_LOAD, attr)
+
+
+def bpf_prog_attach(target: int, program: int, kind: int, flags: int, *, replace: int = 0) -> None:
+    bpf(k.BPF_PROG_ATTACH, BpfProgAttach(target, program, kind, flags, replace))
+
+
+def bpf_prog_detach(target: int, program: int, kind: int) -> None:
+    bpf(k.BPF_PROG_DETACH, BpfProgAttach(target, program, kind))
+
+
+def bpf_prog_query(target: int, kind: int) -> list[int]:
+    """Return the ids of the programs attached to ``target`` itself, at most 64."""
+    numbers = (ctypes.c_uint32 * 64)()
+    attr = BpfProgQuery(
+        target_fd=target, attach_type=kind, prog_ids=ctypes.addressof(numbers), prog_cnt=64
+    )
+    bpf(k.BPF_PROG_QUERY, attr)
+    return numbers[: attr.prog_cnt]
+
+
+def bpf_prog_get_fd_by_id(number: int) -> int:
+    return bpf(k.BPF_PROG_GET_FD_BY_ID, BpfGetFd(number))
 
 
 def filesystem_type(target: int | str) -> int:
