@@ -31,6 +31,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from containerd_shimkit.errors import BundleError, SandboxError, UnavailableError
+from containerd_shimkit.hooks import run_owed_poststop
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.linux.mounts import unmount
 from containerd_shimkit.oci.bundle import Bundle
@@ -208,6 +209,8 @@ def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) ->
         socket_file = _written_socket(path) or socket_path(address, namespace, group)
         if not is_listening(socket_file):
             Path(socket_file).unlink(missing_ok=True)
+    for failure in run_owed_poststop(path, _seconds_until(deadline)):
+        print(failure, file=sys.stderr)  # containerd logs it
     response = DeleteResponse(pid=record.pid if record else 0, exit_status=_KILLED)
     response.exited_at.FromNanoseconds(time.time_ns())
     return response

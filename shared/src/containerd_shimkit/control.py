@@ -2,7 +2,8 @@
 
 The request comes with the fork. The reports are JSON objects, one a packet: ``pid``, ``created``,
 ``prepared``, ``ready``, ``failed`` with the reason, or ``ordinary`` for a container that is not for
-an engine; the shim's one answer is ``start``.
+an engine; the shim's one answer is ``start``. With hooks in the spec there is one more of each:
+``hooks``, when the shim's are to run, and ``continue``.
 """
 
 from __future__ import annotations
@@ -71,10 +72,17 @@ class Control:
         From then on this process dies with the shim. Not before: its first parent was the stage,
         which has ended by now.
         """
-        try:
-            told = self.connection.recv(64)
-        except OSError:
-            return False
+        told = self._wait_for(b"start")
         set_pdeathsig(signal.SIGKILL)
         # Gone before that call, then: in a pid namespace getppid() is 0 anyway.
-        return told == b"start" and not self.shim_is_gone()
+        return told and not self.shim_is_gone()
+
+    def let_shim_run_hooks(self) -> bool:
+        """Return True when the shim has run its hooks, False when it is gone."""
+        self.report("hooks")
+        return self._wait_for(b"continue")
+
+    def _wait_for(self, word: bytes) -> bool:
+        with contextlib.suppress(OSError):
+            return self.connection.recv(64) == word
+        return False

@@ -19,6 +19,7 @@ import uvloop
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine, RuntimeContext
 from containerd_shimkit.errors import ExitCode, ShimError
+from containerd_shimkit.hooks import run_start_container
 from containerd_shimkit.output import OutputHandler, OutputWriter
 from containerd_shimkit.wasm.compiler import request_compiled
 
@@ -47,6 +48,11 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
     control.report("prepared")
     if not control.wait_for_start():
         return ExitCode.INTERNAL
+    if failure is None:
+        try:
+            run_start_container(request.bundle, request.task_id)
+        except ShimError as exc:
+            failure = exc
     if failure is not None:
         return _fail(request, control, stderr, failure)
     # The app is there to stay; the collector need not look at it again while requests are served.

@@ -11,24 +11,29 @@ import contextlib
 import os
 import signal
 
-from containerd_shimkit.control import Control
+from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.errors import ExitCode
-from containerd_shimkit.oci.spec import Process
+from containerd_shimkit.hooks import run_start_container
 
 _AWAITED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
-def run(control: Control, process: Process) -> int:
-    """Execute the program, or wait to be told to end and return the exit code."""
+def run(request: SandboxRequest, control: Control) -> int:
+    """Execute the program, or wait to be told to end and return the exit code.
+
+    Raises SandboxError if a hook fails.
+    """
     control.report("prepared")
     if not control.wait_for_start():
         return ExitCode.INTERNAL
+    run_start_container(request.bundle, request.task_id)
     control.report("ready")
     for number in (
         signal.SIGPIPE,
         signal.SIGXFSZ,
     ):  # Python ignores them, and a program inherits it
         signal.signal(number, signal.SIG_DFL)
+    process = request.bundle.spec.process
     with contextlib.suppress(OSError):
         os.execvpe(process.args[0], process.args, process.environment)
     return _wait()

@@ -34,6 +34,7 @@ from containerd_shimkit import init, pause
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine
 from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxError
+from containerd_shimkit.hooks import CREATING, run_hooks, state_of
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
@@ -189,7 +190,7 @@ def _init(
         f"{request.kind.binary} {role} -namespace {request.namespace} -id {request.task_id}"
     )
     try:
-        warnings += _isolate(request, plan, cgroup)
+        warnings += _isolate(request, control, plan, cgroup)
     except OrdinaryCommand:
         control.report("ordinary")
         return 0
@@ -197,7 +198,7 @@ def _init(
     control.report("created", warnings=warnings)
     if request.bundle.is_pause:
         compiler.close()
-        return pause.run(control, request.bundle.spec.process)
+        return pause.run(request, control)
     return init.run(request, control, _new_engine(request.kind), compiler)
 
 
@@ -210,7 +211,9 @@ class OrdinaryCommand(Exception):
     """The container's command is a program of its image: there is nothing here for an engine."""
 
 
-def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None) -> list[str]:
+def _isolate(
+    request: SandboxRequest, control: Control, plan: NamespacePlan, cgroup: Cgroup | None
+) -> list[str]:
     """Take every step that makes this process a container; return what had to be left out."""
     spec = request.bundle.spec
     linux, user = spec.linux, spec.process.user
@@ -245,6 +248,8 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     if "uts" in plan.types:
         process.apply_names(spec.hostname, spec.domainname)
     plan.close()
+    if spec.hooks:
+        _run_hooks(request, control)
     rootfs.pivot(readonly=spec.root.readonly, propagation=linux.rootfs_propagation)
 
     warnings += process.apply_rlimits(spec.process.rlimits)
@@ -263,6 +268,14 @@ def _isolate(request: SandboxRequest, plan: NamespacePlan, cgroup: Cgroup | None
     return warnings
 
 
+def _run_hooks(request: SandboxRequest, control: Control) -> None:
+    """Run those that come before pivot_root: the shim's, then ours."""
+    if not control.let_shim_run_hooks():
+        os._exit(ExitCode.INTERNAL)  # the shim knows why
+    state = state_of(request.bundle, request.task_id, CREATING, os.getpid())
+    run_hooks("createContainer", request.bundle.spec.hooks.get("createContainer", ()), state)
+
+
 def _seccomp_filter(spec: Spec, warnings: list[str]) -> SeccompFilter | None:
     if not spec.linux.seccomp:
         return None
@@ -277,7 +290,6 @@ def _not_applied(spec: Spec) -> list[str]:
     asked = {
         f'AppArmor profile "{spec.process.apparmor_profile}"': spec.process.apparmor_profile,
         f'SELinux label "{spec.process.selinux_label}"': spec.process.selinux_label,
-        f"hooks ({', '.join(spec.hooks)})": spec.hooks,
     }
     return [f"{what}: not applied by this version" for what, value in asked.items() if value]
 

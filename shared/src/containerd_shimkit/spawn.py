@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Mapping, Sequence
+from typing import Final
+
+# A program expects the default; what a process ignores its children ignore too.
+_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def spawn(
@@ -13,11 +18,15 @@ def spawn(
     descriptors: Sequence[int],
     *,
     first: int = 0,
+    program: str = "",
+    new_session: bool = False,
 ) -> int:
     """Execute ``command`` and return its pid; the caller waits for it.
 
     descriptors: ours, which become ``first``, ``first + 1``, … in the program. The standard ones
-    below ``first`` are inherited, all others closed. Raises OSError if it cannot be executed.
+    below ``first`` are inherited, all others closed. program: the file, if it is not what the
+    command calls it. new_session: make it the leader of a session, and so of a process group.
+    Raises OSError if it cannot be executed.
     """
     # Copied beyond the targets first, so that no dup2 overwrites what a later one reads.
     end = first + len(descriptors)
@@ -26,7 +35,14 @@ def spawn(
         (os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies, start=first)
     ]
     try:
-        return os.posix_spawnp(command[0], list(command), environment, file_actions=actions)
+        return os.posix_spawnp(
+            program or command[0],
+            list(command),
+            environment,
+            file_actions=actions,
+            setsigdef=_IGNORED_BY_PYTHON,
+            setsid=new_session,
+        )
     finally:
         for copy in copies:
             os.close(copy)

@@ -12,7 +12,7 @@ import pytest
 
 from containerd_shimkit.errors import BundleError
 from containerd_shimkit.oci.bundle import MAX_CONFIG_BYTES, Bundle
-from containerd_shimkit.oci.spec import parse_resources, parse_spec
+from containerd_shimkit.oci.spec import Hook, parse_hooks, parse_resources, parse_spec
 
 CONFIG = Path(__file__).parents[1] / "linux" / "data" / "config.json"
 
@@ -86,6 +86,11 @@ def at(data: Any, *keys: Any) -> Callable[[Any], None]:
         (("linux", "sysctl"), {"a": 1}, "linux.sysctl.a: 1 is not a string"),
         (("linux", "devices"), [{"path": "/dev/x", "type": "q"}], "linux.devices[0].type"),
         (("annotations",), {"a": None}, "annotations.a: null is not a string"),
+        (("hooks",), [], "hooks: [] is not an object"),
+        (("hooks",), {"poststop": [{}]}, 'hooks.poststop[0].path: "" is empty'),
+        (("hooks",), {"prestart": [{"path": "x"}]}, 'path: "x" is not an absolute path'),
+        (("hooks",), {"prestart": [{"path": "/x", "timeout": 0}]}, "timeout: 0 is not in"),
+        (("hooks",), {"prestart": [{"path": "/x", "env": ["A"]}]}, 'env: "A" is not of the'),
     ],
 )
 def test_broken_config_names_field_value_and_rule(
@@ -102,6 +107,12 @@ def test_broken_config_names_field_value_and_rule(
 def test_config_that_is_no_object(data: object) -> None:
     with pytest.raises(BundleError, match="is not an object"):
         parse_spec(data)
+
+
+def test_hooks() -> None:
+    config = {"path": "/x", "args": ["x", "y"], "env": ["A=b"], "timeout": 5}
+    hooks = parse_hooks({"poststart": [config, {"path": "/z"}], "prestart": [], "later": 1})
+    assert hooks == {"poststart": (Hook("/x", ("x", "y"), ("A=b",), 5), Hook("/z"))}
 
 
 def test_resources_of_an_update_name_their_own_fields() -> None:

@@ -18,6 +18,8 @@ MAX_LIST = 100_000  # entries of any list; far above every real one
 MAX_STRING = 1 << 20  # characters of any string; the kernel takes 128 KiB as an argument
 MAX_ID = 2**32 - 2  # uid_t; -1 means "no change" to the kernel
 UINT64 = 2**64 - 1
+MAX_HOOK_SECONDS = 24 * 3600
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 RLIMITS = frozenset(
     "RLIMIT_" + name
     for name in (
@@ -137,16 +139,29 @@ class Linux:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """An entry of one of the lists in ``hooks``."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout: float | None = None
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """``config.json``."""
 
     process: Process
+    oci_version: str = ""
     root: Root = field(default_factory=Root)
     hostname: str = ""
     domainname: str = ""
     mounts: tuple[Mount, ...] = ()
     linux: Linux = field(default_factory=Linux)
-    hooks: Mapping[str, Any] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
+    """By the name of their list; without empty ones."""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -160,12 +175,13 @@ def parse_spec(data: object, file: str = "config.json") -> Spec:
     linux = top.section("linux")
     return Spec(
         process=_process(process),
+        oci_version=top.string("ociVersion"),
         root=_root(root) if root else Root(),
         hostname=_hostname(top, "hostname"),
         domainname=_hostname(top, "domainname"),
         mounts=top.objects("mounts", _mount),
         linux=_linux(linux) if linux else Linux(),
-        hooks=top.mapping("hooks"),
+        hooks=parse_hooks(top.mapping("hooks"), file),
         annotations=top.strings_by_name("annotations"),
     )
 
@@ -191,14 +207,36 @@ def parse_resources(data: object, file: str = "resources", path: str = "") -> di
     return dict(fields.data)
 
 
+def parse_hooks(data: object, file: str = "hooks") -> dict[str, tuple[Hook, ...]]:
+    """Return ``hooks``; lists of other names than the spec's are left out. Raises BundleError."""
+    fields = _Fields(data, "hooks", file)
+    lists = {name: fields.objects(name, _hook) for name in HOOKS}
+    return {name: hooks for name, hooks in lists.items() if hooks}
+
+
 # Sections
 
 
-def _process(f: _Fields) -> Process:
+def _hook(f: _Fields) -> Hook:
+    if not (path := f.absolute("path", "")):
+        f.fail("path", path, "is empty")
+    return Hook(
+        path=path,
+        args=f.strings("args"),
+        env=_environment(f),
+        timeout=f.optional_integer("timeout", 1, MAX_HOOK_SECONDS),
+    )
+
+
+def _environment(f: _Fields) -> tuple[str, ...]:
     env = f.strings("env")
     for entry in env:
         if entry.find("=") < 1:
             f.fail("env", entry, "is not of the form NAME=value")
+    return env
+
+
+def _process(f: _Fields) -> Process:
     capabilities = f.section("capabilities")
     user = f.section("user")
     args = f.strings("args")
@@ -206,7 +244,7 @@ def _process(f: _Fields) -> Process:
         f.fail("args", ..., "is empty: there is nothing to run")
     return Process(
         args=args,
-        env=env,
+        env=_environment(f),
         cwd=f.absolute("cwd", "/"),
         user=_user(user) if user else User(),
         capabilities=(

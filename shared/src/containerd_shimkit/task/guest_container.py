@@ -19,6 +19,7 @@ from containerd_shimkit.errors import (
     Status,
     UnimplementedError,
 )
+from containerd_shimkit.hooks import ContainerHooks
 from containerd_shimkit.reaper import Exit, Reaper
 from containerd_shimkit.sandbox import fork_stage
 from containerd_shimkit.stdio import StdioNames
@@ -55,6 +56,7 @@ class GuestContainer(Container):
         super().__init__(request)
         self._reaper = reaper
         self._control: socket.socket | None = None
+        self._hooks = ContainerHooks(request.bundle, request.task_id, reaper)
 
     # Create and Start
 
@@ -83,6 +85,7 @@ class GuestContainer(Container):
             if self.pid:
                 await self.exit
             await self.clean_up()
+            await self._hooks.poststop()
             raise
 
     async def _await_prepared(self) -> None:
@@ -90,7 +93,7 @@ class GuestContainer(Container):
 
         The stage says the one, the init the other, and nobody knows who is first.
         """
-        prepared = False
+        prepared = hooks_wait = False
         failure: Exception | None = None
         while not (self.pid and (prepared or failure)):
             message = await self._receive()
@@ -102,6 +105,8 @@ class GuestContainer(Container):
                 self.follow(self._reaper.watch(self.pid))
                 bundle = self.request.bundle
                 InitRecord.of(self.pid, bundle.spec.linux.cgroups_path).save(bundle.path)
+            elif event == "hooks":
+                hooks_wait = True
             elif event == "created":
                 for warning in message["warnings"]:
                     log.warning("%s", warning)
@@ -111,6 +116,10 @@ class GuestContainer(Container):
                 failure = OrdinaryContainer()
             elif event == "failed":
                 failure = SandboxFailure(message["message"], message["status"])
+            if hooks_wait and self.pid:
+                hooks_wait = False
+                await self._hooks.create_runtime(self.pid)
+                await self._send(b"continue")
         if failure is not None:
             raise failure
         if not (self.pid and prepared):
@@ -119,9 +128,7 @@ class GuestContainer(Container):
     async def start(self) -> None:
         """Let the app serve; return when it does. Raises ShimError with the app's reason."""
         require(self.state, "start")
-        assert self._control is not None
-        with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().sock_sendall(self._control, b"start")
+        await self._send(b"start")
         message = await self._receive()
         if message is None or message["event"] == "failed":
             exit_ = await self.exit
@@ -131,6 +138,13 @@ class GuestContainer(Container):
                 )
             raise SandboxFailure(message["message"], message["status"])
         self.started()
+        await self._hooks.poststart(self.pid)
+
+    async def _send(self, word: bytes) -> None:
+        """Tell the sandbox; that it has ended is noticed when it is listened to."""
+        assert self._control is not None
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_sendall(self._control, word)
 
     async def _receive(self) -> dict[str, Any] | None:
         """Return the sandbox's next message, None when it has closed its end."""
@@ -167,6 +181,7 @@ class GuestContainer(Container):
             await self.kill(signal.SIGKILL)
         exit_ = await self.exit
         await self.clean_up()
+        await self._hooks.poststop()
         return exit_
 
     async def clean_up(self) -> None:
