@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from io import StringIO
@@ -296,7 +297,8 @@ async def test_delete_command_does_not_wait_long_for_poststop(
         await running.run(bundle)
         with redirect_stderr(StringIO()) as printed:
             delete_task("address", namespace, "c", str(bundle.path))
-    assert "not done in 1.5 s" in printed.getvalue()
+    # What the rest of the command has left of its three seconds.
+    assert re.search(r"not done in [12]\.\d+ s", printed.getvalue()), printed.getvalue()
 
 
 # Without a container
