@@ -70,6 +70,7 @@ packages-guests: | packages-python
 lock: $(VENV)/.stamp  ## choose the newest allowed versions and write the lock files
 	$(PIP_COMPILE) -o requirements.lock shared/pyproject.toml
 	$(PIP_COMPILE) -o requirements-dev.lock requirements-dev.in shared/pyproject.toml
+	$(PIP_COMPILE) -o shared/tools/containerd/go.lock shared/tools/containerd/go.in
 
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
   --generate-hashes --allow-unsafe --strip-extras \
@@ -110,8 +111,18 @@ run_spin: dist/containerd-shim-spin-v1 dist/images/spin.tar | packages-run  ## r
 
 # Checking
 
+# The containerd beside Debian's that tests run on, and crictl. Go's own cache makes a second time quick.
+CONTAINERD_2 := .cache/containerd-2.4
+.PHONY: containerd
+containerd: $(CONTAINERD_2)/.stamp  ## build containerd 2.4 and crictl for the tests
+
+$(CONTAINERD_2)/.stamp: $(wildcard shared/tools/containerd/*) | $(VENV)/.stamp
+	PIP="$(CURDIR)/$(BIN)/python -m pip" shared/tools/containerd/build.sh $(CONTAINERD_2)
+	@touch $@
+
 .PHONY: test
 test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
+	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: test-unit
@@ -119,7 +130,7 @@ test-unit: $(VENV)/.stamp  ## run the tests that need neither root nor container
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not root and not containerd" $(PYTEST_ARGS)
 
 .PHONY: soak
-soak: build | packages-test  ## run 200 containers one after another and look for what they leave
+soak: build containerd | packages-test  ## run 200 containers one after another and look for what they leave
 	$(BIN)/python -m pytest containerd-shim-spin-v1/tests/e2e/soak $(PYTEST_ARGS)
 
 .PHONY: lint

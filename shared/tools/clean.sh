@@ -1,5 +1,6 @@
 #!/bin/sh
-# Remove what was built, but never from under something that runs: `make clean`.
+# Remove what was built, but never from under something that runs: `make clean`. What was only
+# fetched or built for tests stays: .venv, .cache.
 set -eu
 
 cd "$(dirname "$0")/../.."
