@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,9 +13,16 @@ import pytest
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node, eventually, free_address
 from containerd_shimkit.testing.containerd import Containerd
-from containerd_shimkit.testing.fixtures import running_containerd
+from containerd_shimkit.testing.cri import BUSYBOX, Cri, Pod, bridge_network
+from containerd_shimkit.testing.fixtures import (
+    containerd_program,
+    each_containerd,
+    running_containerd,
+)
 from containerd_shimkit.testing.leftovers import open_files
+from containerd_shimkit.testing.pods import PodImages
 
+CNI_PLUGINS = Path("/usr/lib/cni")
 GUESTS = Path(__file__).parents[1] / "guests"
 SHIM = "containerd-shim-spin-v1"
 
@@ -51,6 +60,26 @@ route = "/response-lies"
 """
 PROBE_GUESTS = ("probe.wasm", "wagi_probe.wasm", "realloc_lies.wasm", "response_lies.wasm")
 
+POD_MANIFEST = """\
+spin_manifest_version = "1"
+name = "probe"
+version = "1.0.0"
+trigger = { type = "http", base = "/" }
+
+[[component]]
+id = "probe"
+source = "probe.wasm"
+FILES
+[component.trigger]
+route = "/..."
+"""
+VOLUMES = """\
+files = [
+  { source = "config", destination = "/config" },
+  { source = "scratch", destination = "/scratch" },
+]
+"""
+
 
 # Nodes
 
@@ -71,26 +100,46 @@ def probe_of(node: Node, user: str = "") -> str:
 
 
 @pytest.fixture(scope="session")
-def session_node(
+def session_nodes(
     tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
-) -> Iterator[Node]:
+) -> Iterator[Callable[[str], Node]]:
+    """One of each program of containerd, for all tests of a worker."""
+    nodes: dict[str, Node] = {}
+
+    def get(binary: str) -> Node:
+        if binary not in nodes:
+            directory = tmp_path_factory.mktemp("node")
+            daemon = running_containerd(
+                directory / "containerd", shim_dir, shims_home, binary=binary
+            )
+            nodes[binary] = make_node(stack.enter_context(daemon), directory / "apps", shim_dir)
+        return nodes[binary]
+
+    with ExitStack() as stack:
+        yield get
+
+
+@pytest.fixture(scope="session")
+def session_node(session_nodes: Callable[[str], Node], default_binary: str) -> Node:
     """One for all tests of a worker."""
-    directory = tmp_path_factory.mktemp("node")
-    with running_containerd(directory / "containerd", shim_dir, shims_home) as daemon:
-        yield make_node(daemon, directory / "apps", shim_dir)
+    return session_nodes(default_binary)
 
 
 @pytest.fixture
-def node(session_node: Node) -> Iterator[Node]:
+def node(session_nodes: Callable[[str], Node], containerd_binary: str) -> Iterator[Node]:
     """A containerd that others use too; what a test starts must be gone at its end."""
-    with session_node.leaving_nothing():
-        yield session_node
+    node = session_nodes(containerd_binary)
+    with node.leaving_nothing():
+        yield node
 
 
 @pytest.fixture
-def own_node(tmp_path: Path, shim_dir: Path, shims_home: Path) -> Iterator[Node]:
+def own_node(
+    tmp_path: Path, shim_dir: Path, shims_home: Path, containerd_binary: str
+) -> Iterator[Node]:
     """A containerd for tests that restart it, or break what belongs to the node."""
-    with running_containerd(tmp_path / "containerd", shim_dir, shims_home) as daemon:
+    directory = tmp_path / "containerd"
+    with running_containerd(directory, shim_dir, shims_home, binary=containerd_binary) as daemon:
         node = make_node(daemon, tmp_path / "apps", shim_dir)
         with node.leaving_nothing():
             yield node
@@ -160,6 +209,75 @@ def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
     if not archive.exists():
         pytest.skip(f"needs {archive}: make images")
     return node.import_archive(archive, "docker.io/library/wasmtest_spin:latest")
+
+
+# Pods
+
+
+@pytest.fixture(scope="session", params=each_containerd("cri"))
+def running(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    shim_dir: Path,
+    shims_home: Path,
+) -> Iterator[Cri]:
+    """A containerd with CRI of each version; all tests of one version share it."""
+    binary = containerd_program(request.param, request.config.rootpath)
+    if not (shim_dir / SHIM).exists():
+        pytest.skip(f"needs {shim_dir / SHIM}: make build")
+    if not BUSYBOX.exists():
+        pytest.skip(f"needs {BUSYBOX}: apt-get install busybox-static")
+    directory = tmp_path_factory.mktemp("cri")
+    pods = directory / "pods"
+    pods.mkdir()
+    with (
+        running_containerd(
+            directory / "containerd", shim_dir, shims_home, binary=binary, cri=True
+        ) as daemon,
+        Cri(daemon, pods) as cri,
+    ):
+        yield cri
+
+
+@pytest.fixture(scope="session")
+def images(running: Cri) -> PodImages:
+    def image(name: str, files: str) -> str:
+        manifest = POD_MANIFEST.replace("FILES\n", files).encode()
+        guest = ImageFile("probe.wasm", (GUESTS / "probe.wasm").read_bytes())
+        reference = f"docker.io/library/cri-{name}:latest"
+        return running.import_image(reference, [ImageFile("spin.toml", manifest), guest], ["/"])
+
+    nothing = [ImageFile("nothing")]
+    return PodImages(
+        probe=image("probe", ""),
+        reader=image("reader", VOLUMES),
+        empty=running.import_image("docker.io/library/cri-empty:latest", nothing, ["/"]),
+        busybox=running.import_busybox(),
+    )
+
+
+@pytest.fixture
+def cri(running: Cri, images: PodImages) -> Iterator[Cri]:
+    """What a test runs must be gone at its end."""
+    with running.leaving_nothing():
+        yield running
+
+
+@pytest.fixture
+def pod(cri: Cri) -> Pod:
+    """A pod in the host's network, empty."""
+    return cri.run_pod(handler="spin", host_network=True)
+
+
+@pytest.fixture(scope="session")
+def network(running: Cri) -> Iterator[None]:
+    """Addresses for the pods that are not in the host's network."""
+    missing = [str(p) for p in (CNI_PLUGINS / "bridge", CNI_PLUGINS / "loopback") if not p.exists()]
+    if missing or shutil.which("ip") is None:
+        pytest.skip("needs /usr/lib/cni and ip: apt-get install containernetworking-plugins")
+    with bridge_network(running.daemon):
+        eventually(running.network_ready, "CRI has a network")
+        yield
 
 
 # Again and again

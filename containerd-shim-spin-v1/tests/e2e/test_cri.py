@@ -3,205 +3,33 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import secrets
-import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
-from containerd_shimkit.oci.archive import ImageFile
-from containerd_shimkit.testing.apps import DEADLINE, end_process, eventually, free_address
-from containerd_shimkit.testing.fixtures import running_containerd
+from containerd_shimkit.testing.apps import DEADLINE, end_process, eventually
+from containerd_shimkit.testing.cri import Cri, CriError, Pod
 from containerd_shimkit.testing.leftovers import cgroup_directories, find_processes
-
-pytest.importorskip("grpc", reason="needs grpcio, which kubelet's calls are made with")
-
-from containerd_shimkit.testing.cri import (
-    BUSYBOX,
-    Cri,
-    CriError,
-    Pod,
-    bridge_network,
+from containerd_shimkit.testing.pods import (
+    PodImages,
+    Web,
+    listen_on,
+    run_sidecar,
+    run_web,
+    write_config_map,
 )
 
-# One containerd for all, some of which restart it.
-pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.xdist_group("cri")]
+# One containerd of each version for all, some of which restart it.
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
-GUESTS = Path(__file__).parents[1] / "guests"
-SHIM = "containerd-shim-spin-v1"
-PAUSE = f"/bin/busybox sleep 1000000|{SHIM} pause "
+PAUSE = "/bin/busybox sleep 1000000|containerd-shim-spin-v1 pause "
 """What runs in a pause container: its image's program, or ours where a pod has no image."""
-CNI_PLUGINS = Path("/usr/lib/cni")
-
-MANIFEST = """\
-spin_manifest_version = "1"
-name = "probe"
-version = "1.0.0"
-trigger = { type = "http", base = "/" }
-
-[[component]]
-id = "probe"
-source = "probe.wasm"
-FILES
-[component.trigger]
-route = "/..."
-"""
-VOLUMES = """\
-files = [
-  { source = "config", destination = "/config" },
-  { source = "scratch", destination = "/scratch" },
-]
-"""
-
-
-@dataclass(frozen=True)
-class Image:
-    probe: str
-    reader: str
-    """The same guest, which sees ``/config`` and ``/scratch`` of its container."""
-    empty: str
-    """An image without an app, for the shim to refuse."""
-    busybox: str
-
-
-@dataclass(frozen=True)
-class Web:
-    """A container that serves."""
-
-    id: str
-    address: tuple[str, int]
-
-    def get(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(*self.address, timeout=DEADLINE)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-    def serves(self) -> bool:
-        return self.get("/status?code=204")[0] == 204
-
-
-# Fixtures
-
-
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
-) -> Iterator[Cri]:
-    if not (shim_dir / SHIM).exists():
-        pytest.skip(f"needs {shim_dir / SHIM}: make build")
-    if not BUSYBOX.exists():
-        pytest.skip(f"needs {BUSYBOX}: apt-get install busybox-static")
-    directory = tmp_path_factory.mktemp("cri")
-    binary = os.environ.get("CRI_CONTAINERD", "containerd")  # another version's, by its path
-    pods = directory / "pods"
-    pods.mkdir()
-    with (
-        running_containerd(
-            directory / "containerd", shim_dir, shims_home, binary=binary, cri=True
-        ) as daemon,
-        Cri(daemon, pods) as cri,
-    ):
-        yield cri
-
-
-@pytest.fixture(scope="module")
-def images(running: Cri) -> Image:
-    def image(name: str, files: str) -> str:
-        manifest = MANIFEST.replace("FILES\n", files).encode()
-        guest = ImageFile("probe.wasm", (GUESTS / "probe.wasm").read_bytes())
-        reference = f"docker.io/library/cri-{name}:latest"
-        return running.import_image(reference, [ImageFile("spin.toml", manifest), guest], ["/"])
-
-    nothing = [ImageFile("nothing")]
-    return Image(
-        probe=image("probe", ""),
-        reader=image("reader", VOLUMES),
-        empty=running.import_image("docker.io/library/cri-empty:latest", nothing, ["/"]),
-        busybox=running.import_busybox(),
-    )
-
-
-@pytest.fixture
-def cri(running: Cri, images: Image) -> Iterator[Cri]:
-    """What a test runs must be gone at its end."""
-    with running.leaving_nothing():
-        yield running
-
-
-@pytest.fixture
-def pod(cri: Cri) -> Pod:
-    """A pod in the host's network, empty."""
-    return cri.run_pod(handler="spin", host_network=True)
-
-
-@pytest.fixture(scope="module")
-def network(running: Cri) -> Iterator[None]:
-    missing = [str(p) for p in (CNI_PLUGINS / "bridge", CNI_PLUGINS / "loopback") if not p.exists()]
-    if missing or shutil.which("ip") is None:
-        pytest.skip("needs /usr/lib/cni and ip: apt-get install containernetworking-plugins")
-    with bridge_network(running.daemon):
-        eventually(running.network_ready, "CRI has a network")
-        yield
-
-
-def run_web(
-    cri: Cri,
-    pod: Pod,
-    image: str,
-    name: str = "web",
-    *,
-    env: Mapping[str, str] = MappingProxyType({}),
-    mounts: Sequence[tuple[Path, str, bool]] = (),
-    memory: int = 0,
-    cpu_quota: int = 0,
-    attempt: int = 0,
-    default_seccomp: bool = False,
-) -> Web:
-    """Start an app on a free port of the host; it serves when this returns."""
-    address = free_address()
-    container = cri.create_container(
-        pod,
-        image,
-        name,
-        env=listen_on(address) | dict(env),
-        mounts=mounts,
-        memory=memory,
-        cpu_quota=cpu_quota,
-        attempt=attempt,
-        default_seccomp=default_seccomp,
-    )
-    cri.start_container(container)
-    return Web(container, address)
-
-
-def listen_on(address: tuple[str, int]) -> dict[str, str]:
-    return {"SPIN_HTTP_LISTEN_ADDR": f"{address[0]}:{address[1]}"}
-
-
-def run_sidecar(
-    cri: Cri,
-    pod: Pod,
-    images: Image,
-    script: str = "sleep 1000",
-    mounts: Sequence[tuple[Path, str, bool]] = (),
-) -> str:
-    # As process 1 a shell that does not trap SIGTERM does not get it.
-    command = ["/bin/busybox", "sh", "-c", f"trap 'exit 7' TERM; {script} & wait"]
-    container = cri.create_container(pod, images.busybox, "sidecar", command=command, mounts=mounts)
-    cri.start_container(container)
-    return container
 
 
 def parent_of(pid: int) -> int:
@@ -212,9 +40,9 @@ def parent_of(pid: int) -> int:
 # The containers of a pod
 
 
-def test_apps_and_sidecar_share_one_shim(cri: Cri, pod: Pod, images: Image) -> None:
+def test_apps_and_sidecar_share_one_shim(cri: Cri, pod: Pod, images: PodImages) -> None:
     first, second = run_web(cri, pod, images.probe), run_web(cri, pod, images.probe, "second")
-    sidecar = run_sidecar(cri, pod, images)
+    sidecar = run_sidecar(cri, pod, images.busybox)
     assert first.serves()
     assert second.serves()
     (shim,) = cri.shims()
@@ -223,9 +51,9 @@ def test_apps_and_sidecar_share_one_shim(cri: Cri, pod: Pod, images: Image) -> N
     assert cri.pod_is_ready(pod)
 
 
-def test_log_files_have_what_containers_print(cri: Cri, pod: Pod, images: Image) -> None:
+def test_log_files_have_what_containers_print(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe)
-    sidecar = run_sidecar(cri, pod, images, "echo from-the-sidecar; sleep 1000")
+    sidecar = run_sidecar(cri, pod, images.busybox, "echo from-the-sidecar; sleep 1000")
     web.get("/stdout?text=to-out")
     web.get("/stderr?text=to-err")
     eventually(lambda: ("stdout", "to-out") in cri.log(web.id), "the guest's output")
@@ -233,24 +61,24 @@ def test_log_files_have_what_containers_print(cri: Cri, pod: Pod, images: Image)
     eventually(lambda: ("stdout", "from-the-sidecar") in cri.log(sidecar), "the sidecar's output")
 
 
-def test_exec_in_a_sidecar(cri: Cri, pod: Pod, images: Image) -> None:
-    sidecar = run_sidecar(cri, pod, images)
+def test_exec_in_a_sidecar(cri: Cri, pod: Pod, images: PodImages) -> None:
+    sidecar = run_sidecar(cri, pod, images.busybox)
     script = "echo out; echo err >&2; exit 3"
     assert cri.exec_sync(sidecar, "/bin/busybox", "sh", "-c", script) == ("out\nerr\n", 3)
 
 
-def test_exec_in_an_app_is_refused_with_the_reason(cri: Cri, pod: Pod, images: Image) -> None:
+def test_exec_in_an_app_is_refused_with_the_reason(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe)
     with pytest.raises(CriError, match="a WebAssembly container has one process, the engine"):
         cri.exec_sync(web.id, "/bin/sh")
     assert web.serves()
 
 
-def test_shared_pid_namespace(cri: Cri, images: Image) -> None:
+def test_shared_pid_namespace(cri: Cri, images: PodImages) -> None:
     """shareProcessNamespace: a sidecar sees the pause container and the engine."""
     pod = cri.run_pod(handler="spin", host_network=True, shared_pids=True)
     web = run_web(cri, pod, images.probe)
-    sidecar = run_sidecar(cri, pod, images)
+    sidecar = run_sidecar(cri, pod, images.busybox)
     output, code = cri.exec_sync(sidecar, "/bin/busybox", "ps", "-o", "pid,args")
     assert code == 0
     assert re.search(rf"^ +1 ({PAUSE})", output, re.MULTILINE), output
@@ -259,11 +87,11 @@ def test_shared_pid_namespace(cri: Cri, images: Image) -> None:
 
 
 def test_sidecar_in_a_shared_pid_namespace_does_not_see_into_the_engine(
-    cri: Cri, images: Image
+    cri: Cri, images: PodImages
 ) -> None:
     """The engine's program is the host's, and its environment was once containerd's."""
     pod = cri.run_pod(handler="spin", host_network=True, shared_pids=True)
-    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images)
+    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images.busybox)
     status = Path(f"/proc/{cri.pid(web.id)}/status").read_text()
     engine = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1]
     script = f"head -c 4 /proc/self/exe && head -c 4 /proc/{engine}/exe"
@@ -277,12 +105,12 @@ def test_sidecar_in_a_shared_pid_namespace_does_not_see_into_the_engine(
 
 
 def test_sidecar_ends_with_all_its_processes_in_a_shared_pid_namespace(
-    cri: Cri, images: Image
+    cri: Cri, images: PodImages
 ) -> None:
     """Its shell is not process 1: the kernel alone would let the child go on."""
     pod = cri.run_pod(handler="spin", host_network=True, shared_pids=True)
     child = f"sleep {secrets.randbelow(10**9)}"
-    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images, child)
+    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images.busybox, child)
     eventually(lambda: find_processes([child]), "the child runs")
     end_process(cri.pid(sidecar), signal.SIGKILL)
     eventually(lambda: not cri.is_running(sidecar), "CRI knows")
@@ -291,7 +119,9 @@ def test_sidecar_ends_with_all_its_processes_in_a_shared_pid_namespace(
     assert web.serves()
 
 
-def test_image_without_an_app_is_refused_with_the_reason(cri: Cri, pod: Pod, images: Image) -> None:
+def test_image_without_an_app_is_refused_with_the_reason(
+    cri: Cri, pod: Pod, images: PodImages
+) -> None:
     web = run_web(cri, pod, images.probe)
     with pytest.raises(CriError, match=r"/spin\.toml: no such file in the image"):
         run_web(cri, pod, images.empty, "empty")
@@ -302,7 +132,7 @@ def test_image_without_an_app_is_refused_with_the_reason(cri: Cri, pod: Pod, ima
 
 
 def test_init_container_comes_before_the_app(
-    cri: Cri, pod: Pod, images: Image, tmp_path: Path
+    cri: Cri, pod: Pod, images: PodImages, tmp_path: Path
 ) -> None:
     """It runs to its end, and the app finds what it has left."""
     mounts = [(tmp_path, "/scratch", False), (tmp_path, "/config", True)]
@@ -318,24 +148,13 @@ def test_init_container_comes_before_the_app(
 # Volumes and limits
 
 
-def write_config_map(volume: Path, version: str, greeting: str) -> None:
-    """Write as kubelet does: the data beside it, then one rename, which changes all at once."""
-    data = volume / f"..{version}"
-    data.mkdir(parents=True)
-    (data / "greeting").write_text(greeting)
-    (volume / "..data_tmp").symlink_to(data.name)
-    (volume / "..data_tmp").rename(volume / "..data")
-    if not (volume / "greeting").is_symlink():
-        (volume / "greeting").symlink_to("..data/greeting")
-
-
-def test_volumes_are_seen_by_a_guest(cri: Cri, pod: Pod, images: Image, tmp_path: Path) -> None:
+def test_volumes_are_seen_by_a_guest(cri: Cri, pod: Pod, images: PodImages, tmp_path: Path) -> None:
     config, scratch = tmp_path / "config", tmp_path / "scratch"
     write_config_map(config, "1", "hello")
     scratch.mkdir()
     mounts = [(config, "/config", True), (scratch, "/scratch", False)]
     web = run_web(cri, pod, images.reader, mounts=mounts)
-    sidecar = run_sidecar(cri, pod, images, mounts=mounts)
+    sidecar = run_sidecar(cri, pod, images.busybox, mounts=mounts)
 
     assert web.get("/file?path=/config/greeting") == (200, "hello")
     script = "echo -n shared >/scratch/file"
@@ -348,7 +167,7 @@ def test_volumes_are_seen_by_a_guest(cri: Cri, pod: Pod, images: Image, tmp_path
     assert web.get("/file?path=/config/greeting") == (200, "changed")
 
 
-def test_limits_are_the_containers(cri: Cri, pod: Pod, images: Image) -> None:
+def test_limits_are_the_containers(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe, memory=96 << 20, cpu_quota=50_000)
     names = ("memory.limit_in_bytes", "memory.max", "cpu.cfs_quota_us", "cpu.max")
     values = {
@@ -364,16 +183,18 @@ def test_limits_are_the_containers(cri: Cri, pod: Pod, images: Image) -> None:
     assert web.serves()
 
 
-def test_engine_serves_under_the_default_seccomp_profile(cri: Cri, pod: Pod, images: Image) -> None:
+def test_engine_serves_under_the_default_seccomp_profile(
+    cri: Cri, pod: Pod, images: PodImages
+) -> None:
     web = run_web(cri, pod, images.probe, default_seccomp=True)
     assert "Seccomp:\t2\n" in Path(f"/proc/{cri.pid(web.id)}/status").read_text()
     assert web.serves()
     assert web.get("/sleep?ms=1") == (200, "1\n")
 
 
-def test_stats_have_memory_and_cpu(cri: Cri, pod: Pod, images: Image) -> None:
+def test_stats_have_memory_and_cpu(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe)
-    sidecar = run_sidecar(cri, pod, images)
+    sidecar = run_sidecar(cri, pod, images.busybox)
     for container in (web.id, sidecar):
         stats = cri.stats(container)
         assert stats.memory.working_set_bytes.value > 64 << 10
@@ -390,9 +211,9 @@ def test_stats_have_memory_and_cpu(cri: Cri, pod: Pod, images: Image) -> None:
 # The end of a container
 
 
-def test_one_container_restarts_while_others_run(cri: Cri, pod: Pod, images: Image) -> None:
+def test_one_container_restarts_while_others_run(cri: Cri, pod: Pod, images: PodImages) -> None:
     web, other = run_web(cri, pod, images.probe), run_web(cri, pod, images.probe, "other")
-    sidecar = run_sidecar(cri, pod, images)
+    sidecar = run_sidecar(cri, pod, images.busybox)
     (shim,) = cri.shims()
     for attempt in (1, 2):
         cri.stop_container(web.id, 20)
@@ -405,13 +226,13 @@ def test_one_container_restarts_while_others_run(cri: Cri, pod: Pod, images: Ima
     cri.stop_container(sidecar, 20)
     assert cri.exit_code(sidecar) == 7
     cri.remove_container(sidecar)
-    again = run_sidecar(cri, pod, images)
+    again = run_sidecar(cri, pod, images.busybox)
     assert cri.is_running(again)
     assert other.serves()
     assert [p.pid for p in cri.shims()] == [shim.pid]
 
 
-def test_all_containers_restart(cri: Cri, pod: Pod, images: Image) -> None:
+def test_all_containers_restart(cri: Cri, pod: Pod, images: PodImages) -> None:
     """For a moment the pause container is alone in its shim."""
     web = run_web(cri, pod, images.probe)
     (shim,) = cri.shims()
@@ -423,7 +244,7 @@ def test_all_containers_restart(cri: Cri, pod: Pod, images: Image) -> None:
     assert [p.pid for p in cri.shims()] == [shim.pid]
 
 
-def test_stop_lets_a_request_end(cri: Cri, pod: Pod, images: Image) -> None:
+def test_stop_lets_a_request_end(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe, env={"SPIN_MAX_INSTANCE_COUNT": "1"})
     with request_in_flight(web, "/sleep?ms=1500") as answer:
         cri.stop_container(web.id, 30)
@@ -431,7 +252,7 @@ def test_stop_lets_a_request_end(cri: Cri, pod: Pod, images: Image) -> None:
     assert cri.exit_code(web.id) == 0
 
 
-def test_stop_ends_with_the_grace_period(cri: Cri, pod: Pod, images: Image) -> None:
+def test_stop_ends_with_the_grace_period(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe, env={"SPIN_MAX_INSTANCE_COUNT": "1"})
     with request_in_flight(web, "/sleep?ms=60000") as answer:
         cri.stop_container(web.id, 1)
@@ -449,7 +270,7 @@ def request_in_flight(web: Web, path: str) -> Iterator[Future[tuple[int, str]]]:
         yield answer
 
 
-def test_engine_killed_leaves_the_others_alone(cri: Cri, pod: Pod, images: Image) -> None:
+def test_engine_killed_leaves_the_others_alone(cri: Cri, pod: Pod, images: PodImages) -> None:
     web, other = run_web(cri, pod, images.probe), run_web(cri, pod, images.probe, "other")
     end_process(cri.pid(web.id), signal.SIGKILL)
     assert eventually(lambda: cri.exit_code(web.id), "CRI knows") == 137
@@ -462,9 +283,9 @@ def test_engine_killed_leaves_the_others_alone(cri: Cri, pod: Pod, images: Image
 # The end of a pod
 
 
-def test_stopped_pod_ends_all_its_containers(cri: Cri, pod: Pod, images: Image) -> None:
+def test_stopped_pod_ends_all_its_containers(cri: Cri, pod: Pod, images: PodImages) -> None:
     """Kubelet stops the containers first; who does not gets them killed."""
-    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images)
+    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images.busybox)
     cri.stop_pod(pod)
     assert not cri.pod_is_ready(pod)
     assert cri.exit_code(web.id) in (0, 137)
@@ -475,7 +296,7 @@ def test_stopped_pod_ends_all_its_containers(cri: Cri, pod: Pod, images: Image) 
     assert cri.pod_ids() == []
 
 
-def test_pause_container_killed(cri: Cri, pod: Pod, images: Image) -> None:
+def test_pause_container_killed(cri: Cri, pod: Pod, images: PodImages) -> None:
     """The pod is not ready any more, and can be stopped."""
     web = run_web(cri, pod, images.probe)
     (shim,) = cri.shims()
@@ -489,9 +310,9 @@ def test_pause_container_killed(cri: Cri, pod: Pod, images: Image) -> None:
     assert web.serves()
 
 
-def test_shim_killed(cri: Cri, pod: Pod, images: Image) -> None:
+def test_shim_killed(cri: Cri, pod: Pod, images: PodImages) -> None:
     """All containers end with it; what is left is removed with the pod."""
-    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images)
+    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images.busybox)
     (shim,) = cri.shims()
     end_process(shim.pid, signal.SIGKILL)
     eventually(lambda: not cri.pod_is_ready(pod), "CRI knows of the pod")
@@ -502,8 +323,8 @@ def test_shim_killed(cri: Cri, pod: Pod, images: Image) -> None:
 # containerd's own end
 
 
-def test_pod_outlives_containerd(cri: Cri, pod: Pod, images: Image) -> None:
-    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images)
+def test_pod_outlives_containerd(cri: Cri, pod: Pod, images: PodImages) -> None:
+    web, sidecar = run_web(cri, pod, images.probe), run_sidecar(cri, pod, images.busybox)
     (shim,) = cri.shims()
     cri.daemon.terminate()
     assert web.serves()
@@ -526,7 +347,7 @@ def test_pod_outlives_containerd(cri: Cri, pod: Pod, images: Image) -> None:
     assert cri.exit_code(sidecar) == 7
 
 
-def test_exit_while_containerd_is_down_is_seen_after(cri: Cri, pod: Pod, images: Image) -> None:
+def test_exit_while_containerd_is_down_is_seen_after(cri: Cri, pod: Pod, images: PodImages) -> None:
     web, other = run_web(cri, pod, images.probe), run_web(cri, pod, images.probe, "other")
     pid = cri.pid(web.id)
     cri.daemon.terminate()
@@ -542,7 +363,7 @@ def test_exit_while_containerd_is_down_is_seen_after(cri: Cri, pod: Pod, images:
 
 
 @pytest.mark.usefixtures("network")
-def test_pod_has_an_address_and_a_network_of_its_own(cri: Cri, images: Image) -> None:
+def test_pod_has_an_address_and_a_network_of_its_own(cri: Cri, images: PodImages) -> None:
     pods = [cri.run_pod(handler="spin") for _ in range(2)]
     webs = []
     for pod in pods:
@@ -551,7 +372,7 @@ def test_pod_has_an_address_and_a_network_of_its_own(cri: Cri, images: Image) ->
         webs.append(Web(container, (cri.pod_status(pod).network.ip, 80)))
     assert len({web.address for web in webs}) == 2
     assert all(web.serves() for web in webs)
-    sidecar = run_sidecar(cri, pods[0], images)
+    sidecar = run_sidecar(cri, pods[0], images.busybox)
     command = ["/bin/busybox", "wget", "-qO-", "http://127.0.0.1/file?path=/nothing"]
     assert "404" in cri.exec_sync(sidecar, *command)[0]
     command = ["/bin/busybox", "wget", "-qO-", f"http://{webs[1].address[0]}/big?bytes=3"]

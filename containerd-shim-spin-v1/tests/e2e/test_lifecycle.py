@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.testing.apps import App, Node, eventually
+from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -28,10 +29,12 @@ def test_stop_signal_ends_with_0(probe: App, number: str) -> None:
     assert probe.stop(number) == 0
 
 
+@ON_EACH_CONTAINERD
 def test_sigkill_ends_with_137(probe: App) -> None:
     assert probe.stop("SIGKILL") == 137
 
 
+@ON_EACH_CONTAINERD
 def test_kill_of_all_processes(node: Node, probe: App) -> None:
     node.daemon.ctr("task", "kill", "-a", "-s", "SIGKILL", probe.id)
     probe.wait()
@@ -121,6 +124,7 @@ def test_number_that_is_no_signal_is_refused(node: Node, probe: App, number: str
     assert probe.status == "RUNNING"
 
 
+@ON_EACH_CONTAINERD
 def test_kill_of_an_ended_task_is_not_found(node: Node, probe: App) -> None:
     probe.kill("SIGTERM")
     probe.wait()
@@ -131,11 +135,13 @@ def test_kill_of_an_ended_task_is_not_found(node: Node, probe: App) -> None:
 # Looking at it
 
 
+@ON_EACH_CONTAINERD
 def test_pids(node: Node, probe: App) -> None:
     lines = node.daemon.ctr("task", "ps", probe.id).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [str(probe.pid)]
 
 
+@ON_EACH_CONTAINERD
 def test_pause_and_resume(node: Node, probe: App) -> None:
     node.daemon.ctr("task", "pause", probe.id)
     assert probe.status == "PAUSED"
@@ -147,11 +153,13 @@ def test_pause_and_resume(node: Node, probe: App) -> None:
     assert probe.stop() == 0
 
 
+@ON_EACH_CONTAINERD
 def test_paused_container_can_be_killed(node: Node, probe: App) -> None:
     node.daemon.ctr("task", "pause", probe.id)
     assert probe.delete("-f") == 137
 
 
+@ON_EACH_CONTAINERD
 def test_events_in_order(node: Node, probe_image: str) -> None:
     """create, start, exit, delete, and only these; the exit code is in the last two."""
     output = node.directory / "events"
@@ -182,6 +190,7 @@ def test_events_in_order(node: Node, probe_image: str) -> None:
     assert [data["exit_status"] for _, data in tasks if "exit_status" in data] == [137, 137]
 
 
+@ON_EACH_CONTAINERD
 def test_container_beyond_its_memory_is_killed_and_the_event_says_so(
     node: Node, probe_image: str
 ) -> None:
@@ -225,6 +234,7 @@ def await_subscription(node: Node, output: Path) -> None:
 # What is refused
 
 
+@ON_EACH_CONTAINERD
 def test_exec_is_refused_with_a_sentence(node: Node, probe: App) -> None:
     result = node.daemon.ctr("task", "exec", "--exec-id", "e1", probe.id, "ls", check=False)
     assert result.returncode != 0
@@ -253,6 +263,7 @@ def test_checkpoint_is_refused_with_a_sentence(node: Node, probe: App) -> None:
     assert probe.stop() == 0
 
 
+@ON_EACH_CONTAINERD
 def test_delete_of_a_running_task_is_refused(node: Node, probe: App) -> None:
     result = node.daemon.ctr("task", "rm", probe.id, check=False)
     assert result.returncode != 0
@@ -260,10 +271,12 @@ def test_delete_of_a_running_task_is_refused(node: Node, probe: App) -> None:
     assert probe.get("/status?code=204").status == 204
 
 
+@ON_EACH_CONTAINERD
 def test_forced_delete_of_a_running_task(probe: App) -> None:
     assert probe.delete("-f") == 137
 
 
+@ON_EACH_CONTAINERD
 def test_id_cannot_be_taken_twice(node: Node, probe: App, probe_image: str) -> None:
     command = node.run_command(probe_image, probe.id, ("127.0.0.1", 0), "-d", "--null-io")
     result = node.daemon.ctr(*command, check=False)

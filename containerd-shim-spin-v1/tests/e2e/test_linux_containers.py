@@ -20,6 +20,7 @@ import pytest
 
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import DEADLINE, App, Node, end_process, eventually
+from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD
 from containerd_shimkit.testing.leftovers import cgroup_directories, mount_points
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -582,6 +583,7 @@ def test_events_in_order(linux: Linux) -> None:
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
+@ON_EACH_CONTAINERD
 def test_container_survives_a_restart_of_containerd(own_linux: Linux, end: str) -> None:
     app = own_linux.wait()
     assert own_linux.exec(app, "echo", "before").stdout == "before\n"
@@ -592,6 +594,7 @@ def test_container_survives_a_restart_of_containerd(own_linux: Linux, end: str) 
     assert app.stop("SIGTERM") == 7
 
 
+@ON_EACH_CONTAINERD
 def test_exit_while_containerd_is_down_is_seen_after(own_linux: Linux) -> None:
     app = own_linux.wait()
     own_linux.node.daemon.terminate()

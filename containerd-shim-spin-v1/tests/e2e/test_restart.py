@@ -21,6 +21,7 @@ from containerd_shimkit.testing.apps import (
     free_address,
     wait_for_end,
 )
+from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD
 from containerd_shimkit.testing.leftovers import find_processes
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -34,6 +35,7 @@ def serves(app: App) -> bool:
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
+@ON_EACH_CONTAINERD
 def test_app_serves_while_containerd_is_down_and_after(
     own_node: Node, own_image: str, end: str
 ) -> None:
@@ -47,6 +49,7 @@ def test_app_serves_while_containerd_is_down_and_after(
     assert app.stop() == 0
 
 
+@ON_EACH_CONTAINERD
 def test_exit_while_containerd_is_down_is_seen_after(own_node: Node, own_image: str) -> None:
     app = own_node.run(own_image)
     own_node.daemon.terminate()
@@ -56,6 +59,7 @@ def test_exit_while_containerd_is_down_is_seen_after(own_node: Node, own_image: 
     assert app.delete() == 0
 
 
+@ON_EACH_CONTAINERD
 def test_shim_killed_while_containerd_is_down(own_node: Node, own_image: str) -> None:
     app = own_node.run(own_image)
     shim = app.shim_pid
@@ -67,6 +71,7 @@ def test_shim_killed_while_containerd_is_down(own_node: Node, own_image: str) ->
     assert serves(own_node.run(own_image))
 
 
+@ON_EACH_CONTAINERD
 def test_new_container_after_a_restart(own_node: Node, own_image: str) -> None:
     own_node.daemon.restart()
     app = own_node.run(own_image)
@@ -77,6 +82,7 @@ def test_new_container_after_a_restart(own_node: Node, own_image: str) -> None:
 # The shim and the engine
 
 
+@ON_EACH_CONTAINERD
 def test_shim_killed(node: Node, probe: App) -> None:
     """The app ends with it, containerd sees that, and delete removes all."""
     end_process(probe.shim_pid, signal.SIGKILL)
@@ -121,12 +127,14 @@ def logged(node: Node, sentence: str) -> bool:
     return sentence in node.daemon.log()
 
 
+@ON_EACH_CONTAINERD
 def test_engine_killed(probe: App) -> None:
     end_process(probe.pid, signal.SIGKILL)
     probe.wait()
     assert probe.delete() == 137
 
 
+@ON_EACH_CONTAINERD
 def test_one_shim_killed_leaves_the_others_alone(node: Node, probe: App, probe_image: str) -> None:
     other = node.run(probe_image)
     end_process(probe.shim_pid, signal.SIGKILL)

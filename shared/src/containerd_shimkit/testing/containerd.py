@@ -78,6 +78,8 @@ class Containerd:
         env: Mapping[str, str] = MappingProxyType({}),
         binary: str = "containerd",
         cri: bool = False,
+        sandboxer: str = "podsandbox",
+        systemd_cgroup: bool = False,
         namespace: str | None = None,
         shims_cache: Path | None = None,
         shims_root: Path | None = None,
@@ -86,6 +88,7 @@ class Containerd:
 
         shim_dir: where it finds the shims; the first entry of its PATH.
         env: more variables for it, and so for every shim it starts.
+        cri: with the plugin for pods; sandboxer, systemd_cgroup: what that is told of our shims.
         namespace: the default of ``ctr``; a random one keeps cgroups of parallel tests apart.
         shims_cache, shims_root: compiled modules, unpacked binaries; to be shared by many daemons.
         """
@@ -98,6 +101,8 @@ class Containerd:
         self._env = dict(env)
         self._binary = binary
         self._cri = cri
+        self._sandboxer = sandboxer
+        self._systemd_cgroup = systemd_cgroup
         self._shims_cache = shims_cache or self.directory / "cache"
         self._shims_root = shims_root or self.directory / "shims"
         self._process: subprocess.Popen[bytes] | None = None
@@ -366,14 +371,15 @@ class Containerd:
             f'conf_dir = "{self.cni_directory}"',
         ]
         # Up to 1.7 naming one replaces the default list, and without its runc CRI does not start.
-        for name, kind in (
-            ("runc", "runc.v2"),
-            *((n, f"{n}.v1") for n in ("spin", "slight", "wws")),
-        ):
+        lines += [f"{cri}.containerd.runtimes.runc]", 'runtime_type = "io.containerd.runc.v2"']
+        for name in ("spin", "slight", "wws"):
             lines += [
                 f"{cri}.containerd.runtimes.{name}]",
-                f'runtime_type = "io.containerd.{kind}"',
+                f'runtime_type = "io.containerd.{name}.v1"',
+                f"sandboxer = {_quote(self._sandboxer)}",  # 1.6 has no choice and no such key
             ]
+            if self._systemd_cgroup:
+                lines += [f"{cri}.containerd.runtimes.{name}.options]", "SystemdCgroup = true"]
         return lines
 
     def _wait_until_ready(self, deadline: float) -> None:

@@ -13,12 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from containerd_shimkit.testing.clean import CleanProcess
 from containerd_shimkit.testing.containerd import SYSTEM_PATH, Containerd
 from containerd_shimkit.testing.leftovers import Machine, assert_nothing_left, snapshot_machine
 
 PROGRAMS = ("containerd", "ctr", "runc")
+VERSIONS = {"1.6": "containerd", "2.4": ".cache/containerd-2.4/containerd"}
+"""The containerds that tests run on: Debian's, and what ``make containerd`` builds.
+
+Programs by their names, or by paths in the working copy. The first is the one for tests that do
+not choose. ``TEST_CONTAINERD`` takes another's place: one of these versions, or a program's path.
+"""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -37,6 +44,54 @@ def shim_dir(pytestconfig: pytest.Config) -> Path:
     return Path(os.environ.get("SHIM_DIR") or pytestconfig.rootpath / "dist").resolve()
 
 
+def each_containerd(group: str = "") -> list[ParameterSet]:
+    """Return a version of containerd for each run of a test.
+
+    group: what is parametrized so runs in one worker of xdist for each version.
+    """
+    chosen = os.environ.get("TEST_CONTAINERD")
+    return [
+        pytest.param(
+            version,
+            id=version if version in VERSIONS else "given",
+            marks=[pytest.mark.xdist_group(f"{group}-{version}")] if group else (),
+        )
+        for version in ([chosen] if chosen else VERSIONS)
+    ]
+
+
+def containerd_program(version: str, root: Path) -> str:
+    """Return what to execute for a version that ``each_containerd`` gave; skip if it is not there.
+
+    root: of the working copy.
+    """
+    program = VERSIONS.get(version, version)
+    if "/" not in program:
+        return program
+    path = root / program
+    if not path.exists():
+        pytest.skip(f"needs {path}: make containerd")
+    return str(path)
+
+
+ON_EACH_CONTAINERD = pytest.mark.parametrize("containerd_binary", each_containerd(), indirect=True)
+"""For tests of what differs between versions."""
+
+
+@pytest.fixture(scope="session")
+def default_binary(pytestconfig: pytest.Config) -> str:
+    """The program of the containerd that tests take which do not choose."""
+    return containerd_program(str(each_containerd()[0].values[0]), pytestconfig.rootpath)
+
+
+@pytest.fixture
+def containerd_binary(request: pytest.FixtureRequest, default_binary: str) -> str:
+    """The program of a test's containerd."""
+    if version := getattr(request, "param", None):
+        return containerd_program(version, request.config.rootpath)
+    return default_binary
+
+
 @pytest.fixture(scope="session")
 def clean_process() -> Iterator[CleanProcess]:
     """Where tests that fork run; see ``in_clean_process``."""
@@ -53,19 +108,22 @@ def shims_home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def containerd(tmp_path: Path, shim_dir: Path, shims_home: Path) -> Iterator[Containerd]:
+def containerd(
+    tmp_path: Path, shim_dir: Path, shims_home: Path, containerd_binary: str
+) -> Iterator[Containerd]:
     """A containerd for one test."""
-    with running_containerd(tmp_path / "containerd", shim_dir, shims_home) as daemon:
+    directory = tmp_path / "containerd"
+    with running_containerd(directory, shim_dir, shims_home, binary=containerd_binary) as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def shared_containerd(
-    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
+    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path, default_binary: str
 ) -> Iterator[Containerd]:
     """A containerd for all tests of a module, which clean up behind themselves."""
     directory = tmp_path_factory.mktemp("containerd")
-    with running_containerd(directory, shim_dir, shims_home) as daemon:
+    with running_containerd(directory, shim_dir, shims_home, binary=default_binary) as daemon:
         yield daemon
 
 
@@ -91,6 +149,8 @@ def running_containerd(
     *,
     binary: str = "containerd",
     cri: bool = False,
+    sandboxer: str = "podsandbox",
+    systemd_cgroup: bool = False,
 ) -> Iterator[Containerd]:
     """Run a daemon and, when it has stopped, check that the machine is free of it."""
     daemon = Containerd(
@@ -98,6 +158,8 @@ def running_containerd(
         shim_dir=shim_dir,
         binary=binary,
         cri=cri,
+        sandboxer=sandboxer,
+        systemd_cgroup=systemd_cgroup,
         shims_cache=shims_home / "cache",
         shims_root=shims_home / "root",
     )
