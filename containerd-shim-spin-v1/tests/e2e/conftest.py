@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node, eventually, free_address
@@ -214,15 +216,28 @@ def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
 # Pods
 
 
-@pytest.fixture(scope="session", params=each_containerd("cri"))
+def each_pod_maker() -> list[ParameterSet]:
+    """Return version and sandboxer of each way in which pods are made."""
+    found = [
+        pytest.param((*each.values, "podsandbox"), id=each.id, marks=each.marks)
+        for each in each_containerd("cri")
+    ]
+    if os.environ.get("TEST_CONTAINERD", "2.4") == "2.4":
+        marks = pytest.mark.xdist_group("cri-shim")
+        found.append(pytest.param(("2.4", "shim"), id="2.4-shim", marks=marks))
+    return found
+
+
+@pytest.fixture(scope="session", params=each_pod_maker())
 def running(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     shim_dir: Path,
     shims_home: Path,
 ) -> Iterator[Cri]:
-    """A containerd with CRI of each version; all tests of one version share it."""
-    binary = containerd_program(request.param, request.config.rootpath)
+    """A containerd with CRI of each version and sandboxer; all tests of one share it."""
+    version, sandboxer = request.param
+    binary = containerd_program(version, request.config.rootpath)
     if not (shim_dir / SHIM).exists():
         pytest.skip(f"needs {shim_dir / SHIM}: make build")
     if not BUSYBOX.exists():
@@ -232,7 +247,12 @@ def running(
     pods.mkdir()
     with (
         running_containerd(
-            directory / "containerd", shim_dir, shims_home, binary=binary, cri=True
+            directory / "containerd",
+            shim_dir,
+            shims_home,
+            binary=binary,
+            cri=True,
+            sandboxer=sandboxer,
         ) as daemon,
         Cri(daemon, pods) as cri,
     ):
