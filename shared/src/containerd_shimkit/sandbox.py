@@ -21,12 +21,11 @@ Neither process ever returns.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
 import socket
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -34,6 +33,7 @@ from containerd_shimkit import init, pause
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine
 from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxError
+from containerd_shimkit.forked import close_all_but, reset_signals, run_and_exit
 from containerd_shimkit.hooks import CREATING, run_hooks, state_of
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
@@ -45,7 +45,6 @@ from containerd_shimkit.linux.program import is_program
 from containerd_shimkit.linux.rootfs import Rootfs, has_own_dev, isolate_propagation
 from containerd_shimkit.linux.seccomp import SeccompFilter, seccomp_available
 from containerd_shimkit.linux.syscalls import (
-    close_range,
     set_dumpable,
     set_no_new_privs,
     set_pdeathsig,
@@ -58,55 +57,21 @@ from containerd_shimkit.stdio import Stdio
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 from containerd_shimkit.wasm.compiler import serve_compiler
 
-_FIRST_FREE: Final = 3  # after the standard streams
-
 
 def fork_stage(request: SandboxRequest, shim_end: socket.socket, our_end: socket.socket) -> int:
     """Fork the stage and return its pid. The caller closes ``our_end`` afterwards."""
     pid = os.fork()
     if pid == 0:
-        _run_and_exit(lambda control: _stage(request, control), our_end)
+        run_and_exit(lambda control: _stage(request, control), our_end)
     return pid
-
-
-def _run_and_exit(body: Any, connection: socket.socket) -> NoReturn:
-    """Run ``body`` in a forked child and leave by ``_exit``, whatever happens."""
-    code: int = ExitCode.INTERNAL
-    try:
-        # Objects of the parent must not be finalised here: descriptors they own get new owners.
-        gc.freeze()
-        control = Control(connection)
-        try:
-            code = body(control)
-        except BaseException as exc:
-            code = control.report_failure(exc)
-    finally:
-        os._exit(code)
-
-
-def _reset_signals() -> None:
-    """Undo what the shim's event loop set up."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-
-
-def _close_all_but(*keep: int) -> None:
-    """Close every descriptor from 3 up that is not in ``keep``."""
-    low = _FIRST_FREE
-    for descriptor in sorted(keep):
-        if descriptor > low:
-            close_range(low, descriptor - 1)
-        low = descriptor + 1
-    close_range(low)
 
 
 # The stage
 
 
 def _stage(request: SandboxRequest, control: Control) -> int:
-    _reset_signals()
-    _close_all_but(control.connection.fileno())
+    reset_signals()
+    close_all_but(control.connection.fileno())
     set_pdeathsig(signal.SIGKILL)  # the shim is gone: nobody would start this container
     # Who shares the container's pid namespace must not reach the host's files by /proc/PID of ours.
     set_dumpable(False)
@@ -130,15 +95,18 @@ def _stage(request: SandboxRequest, control: Control) -> int:
             compiler_end.close()
             os.close(own_pids)
             cache.close()
-            _run_and_exit(
+            run_and_exit(
                 lambda control: _init(request, control, plan, cgroup, init_end, warnings),
                 control.connection,
             )
     except BaseException:
         if cgroup is not None:
-            cgroup.delete()
+            with contextlib.suppress(SandboxError):
+                cgroup.delete()
         raise
     init_end.close()
+    if cgroup is not None:
+        cgroup.let_go()
     control.report("pid", pid=pid)
     control.connection.close()
     plan.close()
@@ -166,7 +134,8 @@ def _make_cgroup(request: SandboxRequest, warnings: list[str]) -> Cgroup | None:
         cgroup.create()
         warnings += cgroup.apply(linux.resources)
     except BaseException:
-        cgroup.delete()
+        with contextlib.suppress(SandboxError):
+            cgroup.delete()
         raise
     return cgroup
 
@@ -224,6 +193,7 @@ def _isolate(
         warnings += process.set_oom_score_adj(spec.process.oom_score_adj)
     if cgroup is not None:
         join(cgroup.procs_fds())
+        cgroup.let_go()
     plan.enter_init()
 
     path = str(request.bundle.rootfs)

@@ -54,7 +54,7 @@ class FakeRuntime:
         text = "\n".join(lines)
         self.does(f"cat >\"$log\" <<'END'\n{text}\nEND\nexit {code}\n")
 
-    def run(self, command: Callable[[Runc], Awaitable[Any]], **options: str) -> Any:
+    def run(self, command: Callable[[Runc], Awaitable[Any]], **options: Any) -> Any:
         """Call a method; return what it returned."""
 
         async def body() -> Any:

@@ -1,7 +1,7 @@
 """The cgroup of a container, on whichever version this host has.
 
-The files are written here directly (the driver named cgroupfs). The path of the systemd driver is
-understood and gives the directory systemd would make.
+A path of the form "slice:prefix:name" has systemd make it and keep its limits (the driver named
+systemd); for any other one the directories are made and the files written here (cgroupfs).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from containerd_shimkit.linux.cgroups_base import (
     Resources,
     join,
     plain_path,
+    systemd_unit,
 )
+from containerd_shimkit.linux.cgroups_systemd import open_scope
 from containerd_shimkit.linux.cgroups_v1 import CgroupV1
 from containerd_shimkit.linux.cgroups_v2 import CgroupV2
 from containerd_shimkit.linux.syscalls import filesystem_type, step
@@ -32,6 +34,7 @@ __all__ = [
     "cgroup_version",
     "join",
     "open_cgroup",
+    "systemd_unit",
 ]
 
 
@@ -51,9 +54,13 @@ def open_cgroup(
 ) -> Cgroup:
     """Return the cgroup of ``linux.cgroupsPath``, which need not exist yet.
 
-    Raises BundleError for a path that leads elsewhere.
+    Raises BundleError for a path that leads elsewhere, FailedPreconditionError for one of systemd's
+    where it does not run.
     """
     path = plain_path(cgroups_path, task_id)
-    if (version or cgroup_version(root)) == 2:
+    version = version or cgroup_version(root)
+    if (unit := systemd_unit(cgroups_path)) is not None:
+        return open_scope(*unit, path, version, root, proc_cgroup)
+    if version == 2:
         return CgroupV2.open(path, root, proc_cgroup)
     return CgroupV1.open(path, root, proc_cgroup)

@@ -76,12 +76,15 @@ class Cgroup(ABC):
 
     version: int
     join_file = "cgroup.procs"
+    needs_systemd = False
+    """Whether ``apply`` and ``delete`` ask systemd, and may so have to wait."""
 
     def __init__(self, path: str, directories: Mapping[str, Path]) -> None:
         self.path = path
         """As the kernel knows it, from the root of the hierarchy; absolute."""
         self.directories = dict(directories)
         """The directory in each hierarchy, by its name; "" for version 2."""
+        self._hold = -1  # a descriptor that keeps it while it has no process of the container
 
     @abstractmethod
     def create(self) -> None:
@@ -135,6 +138,12 @@ class Cgroup(ABC):
                 os.close(fd)
             raise
         return fds
+
+    def let_go(self) -> None:
+        """Keep the cgroup no longer: a process has joined it, or none will."""
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
     def add(self, pid: int) -> None:
         """Move a process (0: this one) into the cgroup."""
@@ -229,17 +238,28 @@ def plain_path(cgroups_path: str, task_id: str) -> str:
     path = cgroups_path or f"/{task_id}"
     if "\0" in path or ".." in path.split("/"):
         raise BundleError(f'cgroupsPath "{path}": ".." and NUL are not allowed')
-    parts = path.split(":")
-    if len(parts) == 3:
-        slice_name, prefix, name = parts
-        if not name or "/" in path:
-            raise BundleError(f'cgroupsPath "{path}": not of the form slice:prefix:name')
-        unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope".lstrip("-")
-        path = "/" + "/".join([*_slice_parents(slice_name or "system.slice"), unit])
+    if (found := systemd_unit(path)) is not None:
+        slice_name, unit = found
+        path = "/" + "/".join([*_slice_parents(slice_name), unit])
     clean = "/".join(part for part in path.split("/") if part not in ("", "."))
     if not clean:
         raise BundleError(f'cgroupsPath "{path}": the root cgroup is not a container\'s')
     return f"/{clean}" if path.startswith("/") else clean
+
+
+def systemd_unit(cgroups_path: str) -> tuple[str, str] | None:
+    """Return slice and unit of the systemd form "slice:prefix:name", None for another path.
+
+    Raises BundleError if it has that form and names no unit. Source: runc docs/systemd.md.
+    """
+    parts = cgroups_path.split(":")
+    if len(parts) != 3:
+        return None
+    slice_name, prefix, name = parts
+    if not name or "/" in cgroups_path:
+        raise BundleError(f'cgroupsPath "{cgroups_path}": not of the form slice:prefix:name')
+    unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope"
+    return slice_name or "system.slice", unit
 
 
 def _slice_parents(slice_name: str) -> list[str]:

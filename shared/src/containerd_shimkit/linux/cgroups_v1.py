@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux.cgroups_base import (
@@ -73,7 +74,7 @@ class CgroupV1(Cgroup):
         }
 
     @classmethod
-    def open(cls, path: str, root: str = ROOT, proc_cgroup: str = "/proc/self/cgroup") -> CgroupV1:
+    def open(cls, path: str, root: str = ROOT, proc_cgroup: str = "/proc/self/cgroup") -> Self:
         """Find the hierarchies; a relative ``path`` starts at this process's own cgroup."""
         tops, directories = {}, {}
         for controllers, own in own_cgroups(proc_cgroup).items():

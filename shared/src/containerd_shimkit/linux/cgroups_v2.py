@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 from pathlib import Path
+from typing import Self
 
 from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux import constants as k
@@ -52,7 +53,7 @@ class CgroupV2(Cgroup):
         self._top = top
 
     @classmethod
-    def open(cls, path: str, root: str = ROOT, proc_cgroup: str = "/proc/self/cgroup") -> CgroupV2:
+    def open(cls, path: str, root: str = ROOT, proc_cgroup: str = "/proc/self/cgroup") -> Self:
         """A relative ``path`` starts beside this process's own cgroup.
 
         Not inside: that one has processes and so can have no child with controllers.

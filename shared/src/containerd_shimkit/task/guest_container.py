@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import signal
@@ -16,13 +17,13 @@ from containerd_shimkit.errors import (
     FailedPreconditionError,
     NotFoundError,
     ShimError,
-    Status,
     UnimplementedError,
 )
 from containerd_shimkit.hooks import ContainerHooks
 from containerd_shimkit.reaper import Exit, Reaper
 from containerd_shimkit.sandbox import fork_stage
 from containerd_shimkit.stdio import StdioNames
+from containerd_shimkit.task.errand import ReportedError, run_errand
 from containerd_shimkit.task.process import Container, Process
 from containerd_shimkit.task.record import InitRecord
 from containerd_shimkit.task.state import require
@@ -30,19 +31,12 @@ from containerd_shimkit.task.state import require
 _MAX_PACKET: Final = 64 << 10
 _CGROUP_SECONDS: Final = 2.0
 _CGROUP_RETRY_SECONDS: Final = 0.005
+_SCOPE_SECONDS: Final = 5.0  # for systemd, which may be reading its units again
 _NO_EXEC: Final = (
     "cannot exec: a WebAssembly container has one process, the engine, and no other program to run"
 )
 
 log = logging.getLogger(__name__)
-
-
-class SandboxFailure(ShimError):
-    """What the sandbox process reported, with the status it gave."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = Status(status)  # type: ignore[misc]  # the reporter's class decided it
 
 
 class OrdinaryContainer(Exception):
@@ -53,8 +47,7 @@ class GuestContainer(Container):
     """A container whose init is the engine."""
 
     def __init__(self, request: SandboxRequest, reaper: Reaper) -> None:
-        super().__init__(request)
-        self._reaper = reaper
+        super().__init__(request, reaper)
         self._control: socket.socket | None = None
         self._hooks = ContainerHooks(request.bundle, request.task_id, reaper)
 
@@ -115,7 +108,7 @@ class GuestContainer(Container):
             elif event == "ordinary":
                 failure = OrdinaryContainer()
             elif event == "failed":
-                failure = SandboxFailure(message["message"], message["status"])
+                failure = ReportedError(message["message"], message["status"])
             if hooks_wait and self.pid:
                 hooks_wait = False
                 await self._hooks.create_runtime(self.pid)
@@ -136,7 +129,7 @@ class GuestContainer(Container):
                 raise FailedPreconditionError(
                     f"the container ended with status {exit_.status} before it was ready"
                 )
-            raise SandboxFailure(message["message"], message["status"])
+            raise ReportedError(message["message"], message["status"])
         self.started()
         await self._hooks.poststart(self.pid)
 
@@ -190,6 +183,13 @@ class GuestContainer(Container):
             self._control.close()
             self._control = None
         if self._cgroup is None:
+            return
+        if self._cgroup.needs_systemd:
+            delete = functools.partial(self._cgroup.delete, _SCOPE_SECONDS)
+            try:
+                await run_errand(self._reaper, delete)
+            except (ShimError, OSError) as exc:
+                log.warning("%s: left behind", exc)
             return
         # The kernel takes a moment to empty a cgroup whose last process was just reaped.
         deadline = time.monotonic() + _CGROUP_SECONDS

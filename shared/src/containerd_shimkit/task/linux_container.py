@@ -22,6 +22,7 @@ from containerd_shimkit.errors import (
     NotFoundError,
     ShimError,
 )
+from containerd_shimkit.linux.cgroups import systemd_unit
 from containerd_shimkit.linux.mounts import mount_rootfs, unmount
 from containerd_shimkit.reaper import Exit, Reaper
 from containerd_shimkit.stdio import StdioNames
@@ -39,9 +40,15 @@ class LinuxContainer(Container):
     """A container run by the node's OCI runtime."""
 
     def __init__(self, request: SandboxRequest, reaper: Reaper, options: RuntimeOptions) -> None:
-        super().__init__(request)
-        self._reaper = reaper
-        self._runc = Runc(reaper, request.namespace, binary=options.binary_name, root=options.root)
+        super().__init__(request, reaper)
+        path = request.bundle.spec.linux.cgroups_path
+        self._runc = Runc(
+            reaper,
+            request.namespace,
+            binary=options.binary_name,
+            root=options.root,
+            systemd_cgroup=options.systemd_cgroup or systemd_unit(path) is not None,
+        )
         self._streams = ProcessStreams(request.stdio, terminal=request.terminal)
         self._execs: dict[str, ExecProcess] = {}
         self._exec_number = 0
@@ -91,6 +98,7 @@ class LinuxContainer(Container):
 
     async def kill(self, number: int, *, everything: bool = False) -> None:
         if everything and not self.exit.done():
+            self._was_killed |= number == signal.SIGKILL
             await self._runc.kill(self.request.task_id, self._bundle, number, everything=True)
         else:
             await super().kill(number, everything=everything)

@@ -41,34 +41,41 @@ class OomWatch:
         else:
             self._loop.add_reader(self._events, self._on_event)
 
-    def look(self) -> bool:
-        """Tell of a kill that has not been told yet; whether there was one."""
-        try:
-            kills = self._cgroup.oom_kills()
-        except (ShimError, OSError):
-            return False  # the cgroup is gone
+    def finish(self, *, killed: bool) -> None:
+        """Stop watching: the container has ended. killed: whether for want of memory."""
+        self._look()
+        if killed and not self._told:  # the cgroup was gone already
+            self._on_kill()
+        self._cancel()
+        if self._events >= 0:
+            self._loop.remove_reader(self._events)
+            os.close(self._events)
+
+    def _look(self) -> bool:
+        """Tell of a kill that has not been told yet; return whether there was one."""
+        kills = 0
+        with contextlib.suppress(ShimError, OSError):
+            if self._cgroup.exists():
+                kills = self._cgroup.oom_kills()
         if kills <= self._told:
             return False
         self._told = kills
         self._on_kill()
         return True
 
-    def close(self) -> None:
-        """Stop watching. May be called twice."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._events >= 0:
-            self._loop.remove_reader(self._events)
-            os.close(self._events)
-            self._events = -1
-
     def _on_event(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._events, _EVENTS_BYTES)
+        self._cancel()
         self._looks = _LOOKS
         self._look_again()
 
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _look_again(self) -> None:
         self._looks -= 1
-        if not self.look() and self._looks:
+        if not self._look() and self._looks:
             self._timer = self._loop.call_later(_LOOK_SECONDS, self._look_again)

@@ -11,14 +11,16 @@ from abc import ABC, abstractmethod
 from typing import Any, Final
 
 from containerd_shimkit.control import SandboxRequest
-from containerd_shimkit.errors import InvalidArgumentError, NotFoundError
+from containerd_shimkit.errors import InvalidArgumentError, NotFoundError, ShimError
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.oci.spec import parse_resources
-from containerd_shimkit.reaper import Exit
+from containerd_shimkit.reaper import Exit, Reaper
 from containerd_shimkit.stdio import StdioNames
+from containerd_shimkit.task.errand import run_errand
 from containerd_shimkit.task.state import TaskState, require
 
 _MAX_SIGNAL: Final = 64
+_KILLED: Final = 128 + signal.SIGKILL
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +86,12 @@ class Process(ABC):
 class Container(Process):
     """A container: its init, its cgroup, and the processes added to it."""
 
-    def __init__(self, request: SandboxRequest) -> None:
+    def __init__(self, request: SandboxRequest, reaper: Reaper) -> None:
         super().__init__(request.stdio, terminal=request.terminal)
         self.request = request
+        self._reaper = reaper
+        self._out_of_memory = False
+        self._was_killed = False
         self._cgroup: Cgroup | None = None
         path = request.bundle.spec.linux.cgroups_path
         if path:
@@ -112,6 +117,28 @@ class Container(Process):
         """Whether its config.json names one."""
         return self._cgroup is not None
 
+    def follow(self, exited: asyncio.Future[Exit]) -> None:
+        # First of all: systemd removes the cgroup of what has ended.
+        exited.add_done_callback(self._note_memory)
+        super().follow(exited)
+
+    def _note_memory(self, exited: asyncio.Future[Exit]) -> None:
+        """Look at the cgroup's counter, which may be gone when somebody asks.
+
+        If it is gone already, its sibling's kills are counted with it: then only a death that
+        looks like one of them, and that nobody asked for, is.
+        """
+        if self._cgroup is None:
+            return
+        with contextlib.suppress(ShimError, OSError):
+            kills = self._cgroup.oom_kills()
+            unasked = exited.result().status == _KILLED and not self._was_killed
+            self._out_of_memory = kills > 0 and (self._cgroup.exists() or unasked)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed a process of the ended container for want of memory."""
+        return self._out_of_memory
+
     def pids(self) -> list[int]:
         """Return the pids of the container's processes; of an ended one, the pid it had.
 
@@ -135,10 +162,15 @@ class Container(Process):
         self.cgroup().thaw()
         self.state = TaskState.RUNNING
 
-    def update(self, resources: dict[str, Any]) -> None:
+    async def update(self, resources: dict[str, Any]) -> None:
         """Apply changed ``linux.resources``."""
         require(self.state, "update")
-        for warning in self.cgroup().apply(parse_resources(resources)):
+        cgroup, changed = self.cgroup(), parse_resources(resources)
+        if cgroup.needs_systemd:
+            warnings = await run_errand(self._reaper, lambda: cgroup.apply(changed))
+        else:
+            warnings = cgroup.apply(changed)
+        for warning in warnings:
             log.warning("%s", warning)
 
     def cgroup(self) -> Cgroup:
@@ -148,6 +180,7 @@ class Container(Process):
         return self._cgroup
 
     async def kill(self, number: int, *, everything: bool = False) -> None:
+        self._was_killed |= number == signal.SIGKILL
         await super().kill(number, everything=everything)
         if number == signal.SIGKILL and self.state is TaskState.PAUSED and self._cgroup is not None:
             self._cgroup.thaw()  # frozen by version 1, it would not even die

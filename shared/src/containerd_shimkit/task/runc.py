@@ -43,19 +43,29 @@ class RuncError(ShimError):
 class Runc:
     """Runs commands of one runtime for the containers of one namespace."""
 
-    def __init__(self, reaper: Reaper, namespace: str, *, binary: str = "", root: str = "") -> None:
+    def __init__(
+        self,
+        reaper: Reaper,
+        namespace: str,
+        *,
+        binary: str = "",
+        root: str = "",
+        systemd_cgroup: bool = False,
+    ) -> None:
         """binary, root: from containerd's runtime options, empty for the usual ones.
 
+        systemd_cgroup: have systemd make the cgroups, and read cgroupsPath as slice:prefix:name.
         Raises UnavailableError if the node has no such program.
         """
         self._reaper = reaper
         self._binary = _find(binary)
         self._root = Path(root or DEFAULT_ROOT) / namespace
+        self._options = ("--systemd-cgroup",) if systemd_cgroup else ()
 
     @property
     def command(self) -> tuple[str, ...]:
         """The program and the options that every command of it gets."""
-        return (str(self._binary), "--root", str(self._root))
+        return (str(self._binary), "--root", str(self._root), *self._options)
 
     async def create(
         self,

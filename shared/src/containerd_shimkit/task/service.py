@@ -159,8 +159,7 @@ class TaskService:
         async with process.lock:  # TaskStart, if it comes at all, comes first
             # CRI takes the reason OOMKilled from this event; it looks at no counter itself.
             if (watch := self._oom_watches.pop(process, None)) is not None:
-                watch.look()
-                watch.close()
+                watch.finish(killed=isinstance(process, Container) and process.out_of_memory())
             event = events.TaskExit(
                 container_id=task_id, id=process_id, pid=process.pid, exit_status=exit_.status
             )
@@ -302,7 +301,7 @@ class TaskService:
         if not isinstance(resources, dict):
             raise InvalidArgumentError("resources: not an object")
         async with container.lock:
-            container.update(resources)
+            await container.update(resources)
         return Empty()
 
     async def close_io(self, request: api.CloseIORequest) -> Empty:
