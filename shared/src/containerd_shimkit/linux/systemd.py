@@ -7,6 +7,7 @@ Source: org.freedesktop.systemd1(5), sd_booted(3).
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
-from jeepney.auth import AuthenticationError
-from jeepney.io.blocking import prep_socket
 
 from containerd_shimkit.errors import SandboxError
 from containerd_shimkit.linux.syscalls import reason
@@ -40,6 +39,7 @@ _JOB_REMOVED: Final = (
 _UNIT_EXISTS: Final = f"{_NAME}.UnitExists"
 _NO_SUCH_UNIT: Final = f"{_NAME}.NoSuchUnit"
 _POLL_SECONDS: Final = 0.002
+_MAX_LINE_BYTES: Final = 4096
 
 
 def systemd_runs() -> bool:
@@ -136,15 +136,40 @@ class Systemd:
     def _connect(self, sockets: Sequence[str]) -> socket.socket:
         causes = []
         for path in sockets:
+            connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                connected: socket.socket = prep_socket(path, timeout=self._left())
-            except (OSError, AuthenticationError) as exc:
-                cause = reason(exc) if isinstance(exc, OSError) else str(exc)
-                causes.append(f"{path}: {cause}")
+                connected.settimeout(self._left())
+                connected.connect(path)
+                self._authenticate(connected)
+            except OSError as exc:
+                connected.close()
+                causes.append(f"{path}: {reason(exc)}")
             else:
                 self._is_bus = path != SOCKETS[0]
                 return connected
         raise SystemdError("connect to systemd", "; ".join(causes))
+
+    def _authenticate(self, connected: socket.socket) -> None:
+        """Say who we are, which the other side sees for itself. Source: D-Bus, "Authentication".
+
+        All of it at once, as systemd's own clients do: when the answer comes, systemd has read the
+        end of it. It would not see a call that it reads together with that end: nothing more comes
+        that wakes it up.
+        """
+        uid = str(os.geteuid()).encode().hex()
+        connected.sendall(f"\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n".encode())
+        answer = b""
+        while b"\r\n" not in answer:
+            connected.settimeout(self._left())
+            data = connected.recv(4096)
+            if not data or len(answer) > _MAX_LINE_BYTES:
+                raise OSError(f"no end of the line {answer[:80]!r}")
+            answer += data
+        line, _, rest = answer.partition(b"\r\n")
+        if not line.startswith(b"OK"):
+            raise OSError(f"authentication was answered {line[:80]!r}")
+        if rest:
+            self._parser.add_data(rest)
 
     def _first_call(self) -> int:
         """Introduce ourselves to the bus; return the number of systemd's version."""
