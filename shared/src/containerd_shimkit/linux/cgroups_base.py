@@ -132,7 +132,10 @@ class Cgroup(ABC):
         try:
             for directory in self.directories.values():
                 with step(f'open cgroup "{directory}"'):
-                    fds.append(os.open(f"{directory}/{self.join_file}", os.O_WRONLY | os.O_CLOEXEC))
+                    path = directory / self.join_file
+                    if not path.exists():  # version 2, on a hybrid host
+                        path = directory / "cgroup.procs"
+                    fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         except BaseException:
             for fd in fds:
                 os.close(fd)

@@ -20,10 +20,11 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from containerd_shimkit.errors import BundleError, FailedPreconditionError, SandboxError
 from containerd_shimkit.linux.cgroups_base import (
+    ROOT,
     Cgroup,
     Resources,
     read_table,
@@ -40,6 +41,7 @@ START_SECONDS: Final = 30.0
 """For systemd to start a scope, as runc has it: a ``daemon-reload`` may take seconds."""
 APPLY_SECONDS: Final = 10.0
 _LEAST_SECONDS: Final = 0.1
+_UNIFIED: Final = "unified"
 # Source: systemd.unit(5), "String escaping for inclusion in unit names"; 255 bytes with the suffix.
 _UNIT_NAME: Final = re.compile(r"[A-Za-z0-9:_.\\-]{1,249}\.scope", re.ASCII)
 
@@ -104,7 +106,21 @@ class SystemdScope(Cgroup):
 
 
 class ScopeV1(SystemdScope, CgroupV1):
-    """A scope on version 1, where systemd has some of the hierarchies only."""
+    """A scope on version 1, where systemd has some of the hierarchies only.
+
+    On a hybrid host its own one is of version 2: there it sees whether the scope is empty.
+    """
+
+    @classmethod
+    def open(cls, path: str, root: str = ROOT, proc_cgroup: str = "/proc/self/cgroup") -> Self:
+        scope = super().open(path, root, proc_cgroup)
+        top = Path(root, _UNIFIED)
+        if (top / "cgroup.controllers").exists():
+            scope.directories[_UNIFIED] = top / path.strip("/")
+        return scope
+
+    def mounts(self) -> dict[str, str]:
+        return {name: path for name, path in super().mounts().items() if name != _UNIFIED}
 
     def create(self) -> None:
         self._start()

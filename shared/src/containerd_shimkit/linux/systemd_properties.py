@@ -167,13 +167,14 @@ def _number(name: str, value: int | str) -> Property:
 
 
 def device_properties(rules: Sequence[Resources] | None, systemd: int) -> list[Property]:
-    """Return the list of what is allowed, for rules that begin by denying everything.
+    """Return the list of what is allowed, for rules that deny or allow everything first.
 
-    systemd has no rule for one minor number of every major one: it stays denied. Rules that do not
-    begin so are a list of what is denied, which systemd has not: it is told to allow everything.
+    Others change what is there, which is not known here: nothing then. systemd has no rule for one
+    minor number of every major one: it stays denied.
     """
-    if rules is None or systemd < _DEVICE_NUMBERS:
+    if systemd < _DEVICE_NUMBERS or all(device_rule(rule) != "a" for rule in rules or ()):
         return []
+    assert rules is not None
     allowed = _allowed(rules)
     if allowed is None:
         return [("DevicePolicy", ("s", "auto")), ("DeviceAllow", ("a(ss)", []))]
