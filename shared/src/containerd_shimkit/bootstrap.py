@@ -45,7 +45,7 @@ _MAX_SOCKET_PATH: Final = 106  # bytes, what containerd accepts; the kernel's li
 _MAX_PARAMS_BYTES: Final = 4 << 20
 _STDIN_SECONDS: Final = 2.0
 _KILLED: Final = 128 + signal.SIGKILL
-_DELETE_SECONDS: Final = 3.0
+_DELETE_SECONDS: Final = 2.5
 """For all waits of ``delete`` together: containerd gives it 5 s, a hung zygote takes its part."""
 
 
