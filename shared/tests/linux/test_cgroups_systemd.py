@@ -1,4 +1,7 @@
-"""Scopes that a real systemd makes; what the connection says where there is none."""
+"""Scopes that a real systemd makes; what the connection says where there is none.
+
+The fixture ``slice_name`` skips where no systemd runs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import signal
 import socket
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from containerd_shimkit.errors import BundleError, FailedPreconditionError, Sand
 from containerd_shimkit.linux import systemd as systemd_module
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.cgroups_base import wait_for
-from containerd_shimkit.linux.systemd import SOCKETS, Systemd, SystemdError, systemd_runs
+from containerd_shimkit.linux.systemd import SOCKETS, Systemd, SystemdError
 
 SECONDS = 20.0
 RESOURCES = {
@@ -27,10 +29,6 @@ RESOURCES = {
     "cpu": {"shares": 512, "quota": 13000, "period": 100000},
     "pids": {"limit": 64},
 }
-
-needs_systemd = pytest.mark.skipif(
-    not systemd_runs() or os.geteuid() != 0, reason="needs systemd as the service manager, and root"
-)
 
 
 # Without systemd
@@ -113,15 +111,6 @@ def test_other_side_that_is_no_systemd(tmp_path: Path, answers: list[bytes], tex
 
 
 @pytest.fixture
-def slice_name() -> Iterator[str]:
-    """A slice that does not exist yet, and does not afterwards."""
-    name = f"shimkit{uuid.uuid4().hex}.slice"
-    yield name
-    with Systemd(SECONDS) as systemd:
-        systemd.stop_unit(name)
-
-
-@pytest.fixture
 def scope(slice_name: str) -> Iterator[Cgroup]:
     cgroup = open_cgroup(f"{slice_name}:kit:c-{slice_name[7:15]}", "c")
     yield cgroup
@@ -177,7 +166,6 @@ def soon(condition: Callable[[], bool]) -> bool:
     return wait_for(condition, SECONDS)
 
 
-@needs_systemd
 def test_scope_is_systemds_and_holds_the_container_alone(scope: Cgroup, slice_name: str) -> None:
     scope.create()
     [placeholder] = scope.pids()
@@ -204,7 +192,6 @@ def test_scope_is_systemds_and_holds_the_container_alone(scope: Cgroup, slice_na
     assert [str(d) for d in scope.directories.values() if d.exists()] == []
 
 
-@needs_systemd
 def test_scope_that_became_empty_is_gone_by_itself(scope: Cgroup) -> None:
     scope.create()
     end(joined(scope))
@@ -213,7 +200,6 @@ def test_scope_that_became_empty_is_gone_by_itself(scope: Cgroup) -> None:
     assert not scope.exists()
 
 
-@needs_systemd
 def test_scope_of_a_failed_create_is_gone(scope: Cgroup) -> None:
     """No process has joined: the placeholder ends when nobody waits for one any more."""
     scope.create()
@@ -222,7 +208,6 @@ def test_scope_of_a_failed_create_is_gone(scope: Cgroup) -> None:
     scope.delete(SECONDS)
 
 
-@needs_systemd
 def test_limits_outlive_a_daemon_reload(scope: Cgroup) -> None:
     scope.create()
     with process_in(scope):
@@ -256,7 +241,6 @@ def limits(cgroup: Cgroup) -> dict[str, str]:
     return found
 
 
-@needs_systemd
 def test_unit_that_failed_is_reset_first(scope: Cgroup) -> None:
     with Systemd(SECONDS) as systemd:
         sleeper = subprocess.Popen(["sleep", "1000"])
@@ -269,7 +253,6 @@ def test_unit_that_failed_is_reset_first(scope: Cgroup) -> None:
     assert show(scope, "ActiveState") == {"ActiveState": "active"}
 
 
-@needs_systemd
 def test_second_container_of_the_same_path_leaves_the_first_alone(scope: Cgroup) -> None:
     scope.create()
     with process_in(scope) as pid:
@@ -283,14 +266,12 @@ def test_second_container_of_the_same_path_leaves_the_first_alone(scope: Cgroup)
         assert show(scope, "ActiveState") == {"ActiveState": "active"}
 
 
-@needs_systemd
 def test_refusal_is_systemds_own(scope: Cgroup) -> None:
     scope.create()
     with pytest.raises(SystemdError, match=f'set properties of unit "{unit_of(scope)}": .*ange'):
         scope.apply({"blockIO": {"weight": 50_000}})
 
 
-@needs_systemd
 def test_freeze_and_update_of_a_frozen_scope(scope: Cgroup) -> None:
     scope.create()
     with process_in(scope):
@@ -305,7 +286,6 @@ def test_freeze_and_update_of_a_frozen_scope(scope: Cgroup) -> None:
         assert scope.stats().pids_limit == 7
 
 
-@needs_systemd
 @pytest.mark.parametrize("path", SOCKETS)
 def test_each_socket_starts_and_stops_a_unit(path: str, slice_name: str) -> None:
     sleeper = subprocess.Popen(["sleep", "1000"])

@@ -66,6 +66,22 @@ class SystemdScope(Cgroup):
                 systemd.stop_unit(self.unit)
         super().delete(max(deadline - time.monotonic(), _LEAST_SECONDS))
 
+    def oom_kills(self) -> int:
+        """Return the cgroup's kills, or if it is gone those that its siblings had part in.
+
+        systemd removes it as soon as it is empty, and the counter with it.
+        """
+        own, others = self._kill_counters
+        kills = read_table(own).get("oom_kill")
+        if kills is not None:
+            return kills
+        return max(0, read_table(others).get("oom_kill", 0) - self._kills_before)
+
+    def _count_kills(self, own: Path, others: Path) -> None:
+        """own: the file of this cgroup; others: one that counts its kills, too, and stays."""
+        self._kill_counters = (own, others)
+        self._kills_before = read_table(others).get("oom_kill", 0)
+
     def _start(self) -> None:
         """Have systemd make the cgroup, with the placeholder in it."""
         self._check_empty()
@@ -117,6 +133,8 @@ class ScopeV1(SystemdScope, CgroupV1):
         top = Path(root, _UNIFIED)
         if (top / "cgroup.controllers").exists():
             scope.directories[_UNIFIED] = top / path.strip("/")
+        own = scope._by_controller.get("memory", Path("/nonexistent")) / "memory.oom_control"
+        scope._count_kills(own, Path("/proc/vmstat"))  # there is none of a slice: of the node
         return scope
 
     def mounts(self) -> dict[str, str]:
@@ -148,9 +166,12 @@ class ScopeV1(SystemdScope, CgroupV1):
 class ScopeV2(SystemdScope, CgroupV2):
     """A scope on version 2."""
 
-    def __init__(self, path: str, directory: Path, top: Path) -> None:
-        super().__init__(path, directory, top)
-        self._kills_before = self._kills_beside()
+    @classmethod
+    def open(cls, path: str, root: str = ROOT, proc_cgroup: str = "/proc/self/cgroup") -> Self:
+        scope = super().open(path, root, proc_cgroup)
+        own = scope.directory / "memory.events"
+        scope._count_kills(own, scope.directory.parent / own.name)  # of all that is below the slice
+        return scope
 
     def create(self) -> None:
         self._start()
@@ -159,19 +180,6 @@ class ScopeV2(SystemdScope, CgroupV2):
     def apply(self, resources: Resources) -> list[str]:
         self._tell(resources)
         return super().apply(resources)
-
-    def oom_kills(self) -> int:
-        """systemd removes the cgroup as soon as it is empty, and its counter with it.
-
-        Then the slice's tells, which counts what is below: of this container and its siblings.
-        """
-        kills = read_table(self.directory / "memory.events").get("oom_kill")
-        if kills is not None:
-            return kills
-        return max(0, self._kills_beside() - self._kills_before)
-
-    def _kills_beside(self) -> int:
-        return read_table(self.directory.parent / "memory.events").get("oom_kill", 0)
 
 
 def open_scope(

@@ -125,8 +125,8 @@ class Container(Process):
     def _note_memory(self, exited: asyncio.Future[Exit]) -> None:
         """Look at the cgroup's counter, which may be gone when somebody asks.
 
-        If it is gone already, its sibling's kills are counted with it: then only a death that
-        looks like one of them, and that nobody asked for, is.
+        If it is gone already, kills of others are counted with its own: then a death counts only
+        if it looks like one and nobody asked for it.
         """
         if self._cgroup is None:
             return
