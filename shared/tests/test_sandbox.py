@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import select
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.errors import ShimError
+from containerd_shimkit.linux import seccomp
 from containerd_shimkit.linux.capabilities import plan_sets
 from containerd_shimkit.linux.cgroups import open_cgroup
 from containerd_shimkit.testing import BundleBuilder, in_clean_process, running_service
@@ -207,6 +209,30 @@ async def test_root_keeps_what_it_is_given_and_no_more(tmp_path: Path, namespace
         status = status_of(pid)
         assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")} == {1}
         assert plan_sets({"bounding": ("CAP_CHOWN",)})[1] == []
+
+
+@in_clean_process
+async def test_missing_libseccomp_is_told_once_to_the_node_and_to_each_container(
+    tmp_path: Path, namespace: str
+) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("containerd_shimkit.task").addHandler(handler)
+    vars(seccomp)["pyseccomp"] = None
+    message = "the seccomp profile is not applied: this node has no libseccomp"
+    async with running_service(namespace) as running:
+        for task_id, profile in (("a", True), ("b", True), ("none", False)):
+            bundle = builder(tmp_path, namespace, task_id)
+            if profile:
+                section = bundle.config()["linux"]
+                section["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+                bundle.changes = {"linux": section}
+            stderr = tmp_path / f"{task_id}.err"
+            pid = await running.run(bundle, stderr=f"file://{stderr}")
+            assert status_of(pid)["Seccomp"] == "0"
+            assert stderr.read_text().count(message) == int(profile)
+    assert lines == [message]
 
 
 @in_clean_process

@@ -39,6 +39,11 @@ missing_of() {
             have ip || echo iproute2
             ;;
         wrk) have wrk || echo wrk ;;
+        kernels)
+            have linux.uml || echo user-mode-linux
+            have apparmor_parser || echo apparmor
+            have secilc || echo secilc
+            ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)
             echo "packages.sh: no group $1" >&2

@@ -20,6 +20,7 @@ from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine, RuntimeContext
 from containerd_shimkit.errors import ExitCode, ShimError
 from containerd_shimkit.hooks import run_start_container
+from containerd_shimkit.linux.seccomp import NOT_APPLIED, seccomp_available
 from containerd_shimkit.output import OutputHandler, OutputWriter
 from containerd_shimkit.wasm.compiler import request_compiled
 
@@ -36,6 +37,8 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
     """Return the container's exit code."""
     stdout, stderr = OutputWriter(1), OutputWriter(2)
     _log_to(stderr)
+    if request.bundle.spec.linux.seccomp and not seccomp_available():
+        log.warning("%s", NOT_APPLIED)  # where a user of Kubernetes can see it
     os.environ.clear()  # it was containerd's
     context = _context(request, compiler, stdout, stderr)
     app: Any = None

@@ -38,6 +38,7 @@ from containerd_shimkit.hooks import CREATING, run_hooks, state_of
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
+from containerd_shimkit.linux.lsm import ProcessLabels, check_mount_label
 from containerd_shimkit.linux.mounts import clone_readonly, mount_rootfs
 from containerd_shimkit.linux.namespaces import NamespacePlan
 from containerd_shimkit.linux.paths import make_in_root
@@ -163,7 +164,6 @@ def _init(
     except OrdinaryCommand:
         control.report("ordinary")
         return 0
-    warnings += _not_applied(request.bundle.spec)
     control.report("created", warnings=warnings)
     if request.bundle.is_pause:
         compiler.close()
@@ -199,13 +199,15 @@ def _isolate(
     path = str(request.bundle.rootfs)
     isolate_propagation(path, linux.rootfs_propagation)
     mount_rootfs(request.rootfs, path)
-    rootfs = Rootfs(path)
+    rootfs = Rootfs(path, linux.mount_label)
     if not request.bundle.is_pause and is_program(
         rootfs.fd, spec.process.args[0], spec.process.environment, spec.process.cwd
     ):
         raise OrdinaryCommand
     if request.terminal:
         raise InvalidArgumentError("a WebAssembly container has no terminal: run it without -t")
+    labels = ProcessLabels.open(spec.process.apparmor_profile, spec.process.selinux_label)
+    check_mount_label(linux.mount_label)
     cgroup_mounts = cgroup.mounts() if cgroup is not None else None
     rootfs.mount_all(spec.mounts, str(request.bundle.path), cgroup_mounts)
     if has_own_dev(spec.mounts):  # else it is the host's, and has what it has
@@ -223,12 +225,13 @@ def _isolate(
     rootfs.pivot(readonly=spec.root.readonly, propagation=linux.rootfs_propagation)
 
     warnings += process.apply_rlimits(spec.process.rlimits)
-    seccomp = _seccomp_filter(spec, warnings)
+    seccomp = _seccomp_filter(spec)
     capabilities.limit_bounding(sets)
     if seccomp is not None and not spec.process.no_new_privileges:
         seccomp.load()  # needs CAP_SYS_ADMIN, which is about to go
     process.apply_user(user.uid, user.gid, user.additional_gids, user.umask)
     capabilities.apply_sets(capabilities.as_if_executed(sets, user.uid))
+    labels.apply()  # what a profile allows under no_new_privs depends on the kernel's version
     if spec.process.no_new_privileges:
         set_no_new_privs()
         if seccomp is not None:
@@ -246,22 +249,10 @@ def _run_hooks(request: SandboxRequest, control: Control) -> None:
     run_hooks("createContainer", request.bundle.spec.hooks.get("createContainer", ()), state)
 
 
-def _seccomp_filter(spec: Spec, warnings: list[str]) -> SeccompFilter | None:
-    if not spec.linux.seccomp:
-        return None
-    if not seccomp_available():
-        warnings.append("seccomp profile: not applied, since this node has no libseccomp")
+def _seccomp_filter(spec: Spec) -> SeccompFilter | None:
+    if not spec.linux.seccomp or not seccomp_available():  # the shim and ``init`` tell
         return None
     return SeccompFilter(spec.linux.seccomp)
-
-
-def _not_applied(spec: Spec) -> list[str]:
-    """Return a sentence for each part of the isolation that is asked for and not done yet."""
-    asked = {
-        f'AppArmor profile "{spec.process.apparmor_profile}"': spec.process.apparmor_profile,
-        f'SELinux label "{spec.process.selinux_label}"': spec.process.selinux_label,
-    }
-    return [f"{what}: not applied by this version" for what, value in asked.items() if value]
 
 
 def _new_engine(kind: ShimKind) -> Engine:

@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux import constants as k
+from containerd_shimkit.linux.lsm import with_context
 from containerd_shimkit.linux.mounts import MountOptions, MountSpec, parse_options
 from containerd_shimkit.linux.paths import closing, fd_path, make_in_root, open_in_root, open_parent
 from containerd_shimkit.linux.syscalls import (
@@ -45,6 +46,9 @@ PROPAGATION = {
     "rslave": k.MS_SLAVE | k.MS_REC,
     "unbindable": k.MS_UNBINDABLE,
 }
+# What takes no context option: the kernel labels the first two itself, and the third one only by an
+# attribute of its root. Source: runc's libcontainer, mountToRootfs.
+UNLABELLED = frozenset({"proc", "sysfs", "mqueue"})
 # Files of proc that a bind mount may cover (lxcfs does). Anything else there could mislead what
 # reads or writes proc on the container's behalf. Source: CVE-2019-16884 and what runc permits.
 PROC_FILES = frozenset(
@@ -166,12 +170,14 @@ def _make_parent_private(path: str) -> None:
 class Rootfs:
     """A mounted rootfs that this process has not entered yet; see the module's rules."""
 
-    __slots__ = ("_inode", "fd", "path")
+    __slots__ = ("_inode", "_label", "fd", "path")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mount_label: str = "") -> None:
+        """mount_label: an SELinux label for the filesystems that are made here."""
         with step(f'open rootfs "{path}"'):
             self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.path = path
+        self._label = mount_label
         self._inode = self._identity(self.fd)
 
     def close(self) -> None:
@@ -220,7 +226,12 @@ class Rootfs:
                 mode = f"mode={stat.S_IMODE(os.fstat(fd).st_mode):o}"
                 data = f"{data},{mode}" if data else mode
             source = entry.source or entry.type
+            if entry.type not in UNLABELLED:
+                data = with_context(data, self._label)
             mount(source, fd_path(fd), entry.type, options.flags, data)
+        if entry.type == "mqueue" and self._label:
+            with closing(open_in_root(self.fd, entry.destination)) as mounted:
+                os.setxattr(fd_path(mounted), "security.selinux", self._label.encode())
         self._finish(entry.destination, options)
 
     def _bind(self, entry: MountSpec, options: MountOptions, bundle_path: str) -> None:
@@ -249,7 +260,8 @@ class Rootfs:
                 _remount(mounted, flags)
             return
         with closing(self._open_directory(destination, "cgroup")) as fd:
-            mount("tmpfs", fd_path(fd), "tmpfs", flags & ~k.MS_RDONLY, "mode=755")
+            data = with_context("mode=755", self._label)
+            mount("tmpfs", fd_path(fd), "tmpfs", flags & ~k.MS_RDONLY, data)
         with closing(open_in_root(self.fd, destination)) as top:
             for name, source in cgroup_mounts.items():
                 # A name of the kernel's in a tmpfs of our own: nothing here is the image's.
@@ -401,7 +413,7 @@ class Rootfs:
             if self._identity(fd) == self._inode:
                 raise SandboxError(f'mask "{path}"', "it would cover the rootfs itself")
             if stat.S_ISDIR(os.fstat(fd).st_mode):
-                data = "nr_blocks=1,nr_inodes=1"
+                data = with_context("nr_blocks=1,nr_inodes=1", self._label)
                 mount("tmpfs", fd_path(fd), "tmpfs", k.MS_RDONLY, data)
             else:
                 mount(fd_path(null_fd), fd_path(fd), None, k.MS_BIND)

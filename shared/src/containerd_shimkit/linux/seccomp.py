@@ -41,6 +41,9 @@ _ERRNO_LIMIT: Final = 4096
 _UNKNOWN_CALL: Final = -1  # __NR_SCMP_ERROR; below it are the calls of other architectures
 
 
+NOT_APPLIED: Final = "the seccomp profile is not applied: this node has no libseccomp"
+
+
 def seccomp_available() -> bool:
     """Whether this node has libseccomp."""
     return pyseccomp is not None

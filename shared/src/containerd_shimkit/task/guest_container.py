@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import time
+from functools import cache
 from typing import Any, Final
 
 from containerd_shimkit.control import SandboxRequest
@@ -20,6 +21,7 @@ from containerd_shimkit.errors import (
     UnimplementedError,
 )
 from containerd_shimkit.hooks import ContainerHooks
+from containerd_shimkit.linux.seccomp import NOT_APPLIED, seccomp_available
 from containerd_shimkit.reaper import Exit, Reaper
 from containerd_shimkit.sandbox import fork_stage
 from containerd_shimkit.stdio import StdioNames
@@ -37,6 +39,12 @@ _NO_EXEC: Final = (
 )
 
 log = logging.getLogger(__name__)
+
+
+@cache
+def _warn_of_seccomp() -> None:
+    """Say it once: it is the node that lacks it, not a container."""
+    log.warning("%s", NOT_APPLIED)
 
 
 class OrdinaryContainer(Exception):
@@ -101,6 +109,8 @@ class GuestContainer(Container):
             elif event == "hooks":
                 hooks_wait = True
             elif event == "created":
+                if self.request.bundle.spec.linux.seccomp and not seccomp_available():
+                    _warn_of_seccomp()
                 for warning in message["warnings"]:
                     log.warning("%s", warning)
             elif event == "prepared":
