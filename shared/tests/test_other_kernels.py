@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from containerd_shimkit.testing import uml
+from containerd_shimkit.testing import uml_lsm as uml
 
 pytestmark = pytest.mark.timeout(400)
 

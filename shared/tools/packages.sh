@@ -37,6 +37,7 @@ missing_of() {
         cni)
             [ -x /usr/lib/cni/bridge ] || echo containernetworking-plugins
             have ip || echo iproute2
+            have iptables || echo iptables
             ;;
         wrk) have wrk || echo wrk ;;
         kernels)

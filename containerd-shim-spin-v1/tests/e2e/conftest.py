@@ -24,7 +24,7 @@ from containerd_shimkit.testing.fixtures import (
 from containerd_shimkit.testing.leftovers import open_files
 from containerd_shimkit.testing.pods import PodImages
 
-CNI_PLUGINS = Path("/usr/lib/cni")
+CNI_PLUGINS = [Path("/usr/lib/cni", name) for name in ("bridge", "loopback", "portmap")]
 GUESTS = Path(__file__).parents[1] / "guests"
 SHIM = "containerd-shim-spin-v1"
 
@@ -260,20 +260,30 @@ def running(
 
 
 @pytest.fixture(scope="session")
-def images(running: Cri) -> PodImages:
-    def image(name: str, files: str) -> str:
+def import_images() -> Callable[[Cri], PodImages]:
+    """Gives a containerd the images that pods are made of."""
+
+    def image(cri: Cri, name: str, files: str) -> str:
         manifest = POD_MANIFEST.replace("FILES\n", files).encode()
         guest = ImageFile("probe.wasm", (GUESTS / "probe.wasm").read_bytes())
         reference = f"docker.io/library/cri-{name}:latest"
-        return running.import_image(reference, [ImageFile("spin.toml", manifest), guest], ["/"])
+        return cri.import_image(reference, [ImageFile("spin.toml", manifest), guest], ["/"])
 
-    nothing = [ImageFile("nothing")]
-    return PodImages(
-        probe=image("probe", ""),
-        reader=image("reader", VOLUMES),
-        empty=running.import_image("docker.io/library/cri-empty:latest", nothing, ["/"]),
-        busybox=running.import_busybox(),
-    )
+    def import_all(cri: Cri) -> PodImages:
+        nothing = [ImageFile("nothing")]
+        return PodImages(
+            probe=image(cri, "probe", ""),
+            reader=image(cri, "reader", VOLUMES),
+            empty=cri.import_image("docker.io/library/cri-empty:latest", nothing, ["/"]),
+            busybox=cri.import_busybox(),
+        )
+
+    return import_all
+
+
+@pytest.fixture(scope="session")
+def images(running: Cri, import_images: Callable[[Cri], PodImages]) -> PodImages:
+    return import_images(running)
 
 
 @pytest.fixture
@@ -290,11 +300,18 @@ def pod(cri: Cri) -> Pod:
 
 
 @pytest.fixture(scope="session")
-def network(running: Cri) -> Iterator[None]:
+def cni_plugins() -> None:
+    """What puts pods into a network."""
+    missing = [str(path) for path in CNI_PLUGINS if not path.exists()]
+    missing += [name for name in ("ip", "iptables") if shutil.which(name) is None]
+    if missing:
+        packages = "containernetworking-plugins iproute2 iptables"
+        pytest.skip(f"needs {' '.join(missing)}: apt-get install {packages}")
+
+
+@pytest.fixture(scope="session")
+def network(running: Cri, cni_plugins: None) -> Iterator[None]:
     """Addresses for the pods that are not in the host's network."""
-    missing = [str(p) for p in (CNI_PLUGINS / "bridge", CNI_PLUGINS / "loopback") if not p.exists()]
-    if missing or shutil.which("ip") is None:
-        pytest.skip("needs /usr/lib/cni and ip: apt-get install containernetworking-plugins")
     with bridge_network(running.daemon):
         eventually(running.network_ready, "CRI has a network")
         yield

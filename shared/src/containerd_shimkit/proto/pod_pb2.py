@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"containerd_shimkit/proto/pod.proto\x12\nruntime.v1\"S\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"?\n\tDNSConfig\x12\x0f\n\x07servers\x18\x01 \x03(\t\x12\x10\n\x08searches\x18\x02 \x03(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\"8\n\rUserNamespace\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\"\xc0\x01\n\x0fNamespaceOption\x12*\n\x07network\x18\x01 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\x12&\n\x03pid\x18\x02 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\x12&\n\x03ipc\x18\x03 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\x12\x31\n\x0euserns_options\x18\x05 \x01(\x0b\x32\x19.runtime.v1.UserNamespace\"\x1b\n\nInt64Value\x12\r\n\x05value\x18\x01 \x01(\x03\"\xcd\x01\n\x1bLinuxSandboxSecurityContext\x12\x36\n\x11namespace_options\x18\x01 \x01(\x0b\x32\x1b.runtime.v1.NamespaceOption\x12+\n\x0brun_as_user\x18\x03 \x01(\x0b\x32\x16.runtime.v1.Int64Value\x12\x1b\n\x13supplemental_groups\x18\x05 \x03(\x03\x12,\n\x0crun_as_group\x18\x08 \x01(\x0b\x32\x16.runtime.v1.Int64Value\"\xe2\x01\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12\x41\n\x10security_context\x18\x02 \x01(\x0b\x32\'.runtime.v1.LinuxSandboxSecurityContext\x12?\n\x07sysctls\x18\x03 \x03(\x0b\x32..runtime.v1.LinuxPodSandboxConfig.SysctlsEntry\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x03\n\x10PodSandboxConfig\x12\x30\n\x08metadata\x18\x01 \x01(\x0b\x32\x1e.runtime.v1.PodSandboxMetadata\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x15\n\rlog_directory\x18\x03 \x01(\t\x12)\n\ndns_config\x18\x04 \x01(\x0b\x32\x15.runtime.v1.DNSConfig\x12\x38\n\x06labels\x18\x06 \x03(\x0b\x32(.runtime.v1.PodSandboxConfig.LabelsEntry\x12\x42\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32-.runtime.v1.PodSandboxConfig.AnnotationsEntry\x12\x30\n\x05linux\x18\x08 \x01(\x0b\x32!.runtime.v1.LinuxPodSandboxConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*=\n\rNamespaceMode\x12\x07\n\x03POD\x10\x00\x12\r\n\tCONTAINER\x10\x01\x12\x08\n\x04NODE\x10\x02\x12\n\n\x06TARGET\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"containerd_shimkit/proto/pod.proto\x12\nruntime.v1\"S\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"?\n\tDNSConfig\x12\x0f\n\x07servers\x18\x01 \x03(\t\x12\x10\n\x08searches\x18\x02 \x03(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\"8\n\rUserNamespace\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\"\xc0\x01\n\x0fNamespaceOption\x12*\n\x07network\x18\x01 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\x12&\n\x03pid\x18\x02 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\x12&\n\x03ipc\x18\x03 \x01(\x0e\x32\x19.runtime.v1.NamespaceMode\x12\x31\n\x0euserns_options\x18\x05 \x01(\x0b\x32\x19.runtime.v1.UserNamespace\"\x1b\n\nInt64Value\x12\r\n\x05value\x18\x01 \x01(\x03\"\xcd\x01\n\x1bLinuxSandboxSecurityContext\x12\x36\n\x11namespace_options\x18\x01 \x01(\x0b\x32\x1b.runtime.v1.NamespaceOption\x12+\n\x0brun_as_user\x18\x03 \x01(\x0b\x32\x16.runtime.v1.Int64Value\x12\x1b\n\x13supplemental_groups\x18\x05 \x03(\x03\x12,\n\x0crun_as_group\x18\x08 \x01(\x0b\x32\x16.runtime.v1.Int64Value\"\xe2\x01\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12\x41\n\x10security_context\x18\x02 \x01(\x0b\x32\'.runtime.v1.LinuxSandboxSecurityContext\x12?\n\x07sysctls\x18\x03 \x03(\x0b\x32..runtime.v1.LinuxPodSandboxConfig.SysctlsEntry\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x0bPortMapping\x12\x16\n\x0e\x63ontainer_port\x18\x02 \x01(\x05\x12\x11\n\thost_port\x18\x03 \x01(\x05\"\xdb\x03\n\x10PodSandboxConfig\x12\x30\n\x08metadata\x18\x01 \x01(\x0b\x32\x1e.runtime.v1.PodSandboxMetadata\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x15\n\rlog_directory\x18\x03 \x01(\t\x12)\n\ndns_config\x18\x04 \x01(\x0b\x32\x15.runtime.v1.DNSConfig\x12.\n\rport_mappings\x18\x05 \x03(\x0b\x32\x17.runtime.v1.PortMapping\x12\x38\n\x06labels\x18\x06 \x03(\x0b\x32(.runtime.v1.PodSandboxConfig.LabelsEntry\x12\x42\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32-.runtime.v1.PodSandboxConfig.AnnotationsEntry\x12\x30\n\x05linux\x18\x08 \x01(\x0b\x32!.runtime.v1.LinuxPodSandboxConfig\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*=\n\rNamespaceMode\x12\x07\n\x03POD\x10\x00\x12\r\n\tCONTAINER\x10\x01\x12\x08\n\x04NODE\x10\x02\x12\n\n\x06TARGET\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PODSANDBOXCONFIG_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_NAMESPACEMODE']._serialized_start=1349
-  _globals['_NAMESPACEMODE']._serialized_end=1410
+  _globals['_NAMESPACEMODE']._serialized_start=1455
+  _globals['_NAMESPACEMODE']._serialized_end=1516
   _globals['_PODSANDBOXMETADATA']._serialized_start=50
   _globals['_PODSANDBOXMETADATA']._serialized_end=133
   _globals['_DNSCONFIG']._serialized_start=135
@@ -56,10 +56,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINUXPODSANDBOXCONFIG']._serialized_end=917
   _globals['_LINUXPODSANDBOXCONFIG_SYSCTLSENTRY']._serialized_start=871
   _globals['_LINUXPODSANDBOXCONFIG_SYSCTLSENTRY']._serialized_end=917
-  _globals['_PODSANDBOXCONFIG']._serialized_start=920
-  _globals['_PODSANDBOXCONFIG']._serialized_end=1347
-  _globals['_PODSANDBOXCONFIG_LABELSENTRY']._serialized_start=1250
-  _globals['_PODSANDBOXCONFIG_LABELSENTRY']._serialized_end=1295
-  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_start=1297
-  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_end=1347
+  _globals['_PORTMAPPING']._serialized_start=919
+  _globals['_PORTMAPPING']._serialized_end=975
+  _globals['_PODSANDBOXCONFIG']._serialized_start=978
+  _globals['_PODSANDBOXCONFIG']._serialized_end=1453
+  _globals['_PODSANDBOXCONFIG_LABELSENTRY']._serialized_start=1356
+  _globals['_PODSANDBOXCONFIG_LABELSENTRY']._serialized_end=1401
+  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_start=1403
+  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_end=1453
 # @@protoc_insertion_point(module_scope)

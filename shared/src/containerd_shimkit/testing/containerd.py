@@ -80,6 +80,7 @@ class Containerd:
         cri: bool = False,
         sandboxer: str = "podsandbox",
         systemd_cgroup: bool = False,
+        netns: Path | None = None,
         namespace: str | None = None,
         shims_cache: Path | None = None,
         shims_root: Path | None = None,
@@ -89,6 +90,7 @@ class Containerd:
         shim_dir: where it finds the shims; the first entry of its PATH.
         env: more variables for it, and so for every shim it starts.
         cri: with the plugin for pods; sandboxer, systemd_cgroup: what that is told of our shims.
+        netns: the network namespace that is the daemon's host network; None is this one.
         namespace: the default of ``ctr``; a random one keeps cgroups of parallel tests apart.
         shims_cache, shims_root: compiled modules, unpacked binaries; to be shared by many daemons.
         """
@@ -103,6 +105,7 @@ class Containerd:
         self._cri = cri
         self._sandboxer = sandboxer
         self._systemd_cgroup = systemd_cgroup
+        self.netns = netns
         self._shims_cache = shims_cache or self.directory / "cache"
         self._shims_root = shims_root or self.directory / "shims"
         self._process: subprocess.Popen[bytes] | None = None
@@ -195,7 +198,8 @@ class Containerd:
             raise ContainerdError("containerd is running already")
         if self._sockets is None:
             self._prepare()
-        command = [self._binary, "--config", str(self.directory / "config.toml")]
+        configuration = str(self.directory / "config.toml")
+        command = [*in_netns(self.netns), self._binary, "--config", configuration]
         with self.log_file.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
@@ -494,6 +498,12 @@ class Containerd:
 
     def _owns_namespace(self) -> bool:
         return self.namespace.startswith("cw-")
+
+
+def in_netns(netns: Path | None) -> list[str]:
+    """Return what to put before a command, which takes its place: the pid stays the same."""
+    # Not `ip netns exec`, which makes a mount namespace too.
+    return [] if netns is None else ["nsenter", f"--net={netns}"]
 
 
 def _accepts(address: str) -> bool:

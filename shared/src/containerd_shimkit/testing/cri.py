@@ -22,10 +22,11 @@ import grpc  # type: ignore[import-untyped]
 from google.protobuf.message import Message
 
 from containerd_shimkit.bootstrap import socket_path
+from containerd_shimkit.linux.cgroups import open_cgroup
 from containerd_shimkit.oci.archive import ImageFile, write_image_archive
 from containerd_shimkit.testing import cri_pb2 as api
 from containerd_shimkit.testing.apps import eventually
-from containerd_shimkit.testing.containerd import PAUSE_IMAGE, Containerd
+from containerd_shimkit.testing.containerd import PAUSE_IMAGE, Containerd, in_netns
 from containerd_shimkit.testing.leftovers import (
     Machine,
     Process,
@@ -145,8 +146,13 @@ class Cri:
         handler: str,
         host_network: bool = False,
         shared_pids: bool = False,
+        memory: int = 0,
+        ports: Mapping[int, int] = MappingProxyType({}),
     ) -> Pod:
-        """Run a pod without containers; its name is its hostname."""
+        """Run a pod without containers; its name is its hostname.
+
+        memory: limit in bytes of the whole pod.  ports: of the pod, by those of the host.
+        """
         name = f"pod-{secrets.token_hex(4)}"
         options = api.NamespaceOption(
             network=api.NODE if host_network else api.POD,
@@ -156,12 +162,18 @@ class Cri:
             metadata=api.PodSandboxMetadata(name=name, uid=name, namespace="default"),
             hostname="" if host_network else name,
             log_directory=str(self.directory / name),
+            port_mappings=[
+                api.PortMapping(container_port=inside, host_port=outside)
+                for outside, inside in ports.items()
+            ],
             linux=api.LinuxPodSandboxConfig(
                 cgroup_parent=f"/{self.daemon.namespace}/{name}",
                 security_context=api.LinuxSandboxSecurityContext(namespace_options=options),
             ),
         )
         (self.directory / name).mkdir()
+        if memory:
+            self._limit_pod(config.linux.cgroup_parent, memory)
         answer = self._call(
             "RunPodSandbox",
             api.RunPodSandboxRequest(config=config, runtime_handler=handler),
@@ -169,6 +181,19 @@ class Cri:
         )
         self._pods.append(Pod(answer.pod_sandbox_id, config))
         return self._pods[-1]
+
+    def adopt(self, pod_id: str, cgroup_parent: str) -> Pod:
+        """Take over a pod that another client made: it has to be gone in the end, too."""
+        config = api.PodSandboxConfig(linux=api.LinuxPodSandboxConfig(cgroup_parent=cgroup_parent))
+        self._pods.append(Pod(pod_id, config))
+        return self._pods[-1]
+
+    @staticmethod
+    def _limit_pod(parent: str, memory: int) -> None:
+        """Make the pod's cgroup before the pod, as kubelet does."""
+        cgroup = open_cgroup(parent, "")
+        cgroup.create()
+        cgroup.apply({"memory": {"limit": memory}})
 
     def pod_status(self, pod: Pod) -> api.PodSandboxStatus:
         return self._call(
@@ -402,42 +427,62 @@ def _mentions(text: str, ids: Sequence[str]) -> bool:
 
 
 @contextmanager
-def bridge_network(daemon: Containerd) -> Iterator[None]:
-    """Give the pods of a daemon addresses that this machine reaches, on a bridge of their own.
+def bridge_network(
+    daemon: Containerd, *, prefix_length: int = 28, host_ports: bool = False
+) -> Iterator[ipaddress.IPv4Address]:
+    """Give the pods of a daemon addresses that its node reaches, on a bridge of their own.
 
-    The daemon runs and has no network yet. Neither forwarding nor a firewall rule is touched.
+    The daemon runs and has no network yet. Yields the node's address on the bridge. Neither
+    forwarding nor a firewall rule is touched, but for host_ports: then the daemon has to be in a
+    network namespace of its own.
     """
-    # A range for measurements (RFC 2544), which no network uses, in parts for 13 pods each.
-    number = secrets.randbelow(1 << 13) * 16
-    base = ipaddress.IPv4Address("198.18.0.0") + number
+    # A part of the range for measurements (RFC 2544), which no network uses.
+    whole = ipaddress.IPv4Network("198.18.0.0/15")
+    part = secrets.randbelow(1 << (prefix_length - whole.prefixlen)) << (32 - prefix_length)
+    subnet = ipaddress.IPv4Network((int(whole[0]) + part, prefix_length))
+    gateway = subnet[1]
     bridge = f"cw{secrets.token_hex(4)}"
-    configuration = {
-        "cniVersion": "0.4.0",
-        "name": bridge,
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": bridge,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": str(daemon.directory / "cni-addresses"),
-                    "ranges": [[{"subnet": f"{base}/28", "gateway": str(base + 1)}]],
-                },
-            }
-        ],
-    }
-    _ip("link", "add", bridge, "type", "bridge")
+    plugins: list[dict[str, object]] = [
+        {
+            "type": "bridge",
+            "bridge": bridge,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": str(daemon.directory / "cni-addresses"),
+                "ranges": [[{"subnet": str(subnet), "gateway": str(gateway)}]],
+            },
+        }
+    ]
+    if host_ports:
+        assert daemon.netns is not None, "the firewall of this machine is not ours to change"
+        plugins.append({"type": "portmap", "capabilities": {"portMappings": True}})
+    configuration = {"cniVersion": "0.4.0", "name": bridge, "plugins": plugins}
+    _ip(daemon, "link", "add", bridge, "type", "bridge")
     try:
-        _ip("address", "add", f"{base + 1}/28", "dev", bridge)
-        _ip("link", "set", bridge, "up")
+        _ip(daemon, "address", "add", f"{gateway}/{prefix_length}", "dev", bridge)
+        _ip(daemon, "link", "set", bridge, "up")
         unfinished = daemon.cni_directory / "network.tmp"
         unfinished.write_text(json.dumps(configuration))
         unfinished.rename(daemon.cni_directory / "network.conflist")
-        yield
+        yield gateway
     finally:
-        _ip("link", "delete", bridge)
+        _ip(daemon, "link", "delete", bridge)
         shutil.rmtree(daemon.directory / "cni-addresses", ignore_errors=True)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=20)
+@contextmanager
+def network_namespace() -> Iterator[Path]:
+    """Yield the path of a new network namespace with a loopback device."""
+    name = f"cw-{secrets.token_hex(4)}"
+    subprocess.run(["ip", "netns", "add", name], check=True, timeout=20)
+    path = Path("/run/netns", name)
+    try:
+        command = [*in_netns(path), "ip", "link", "set", "lo", "up"]
+        subprocess.run(command, check=True, timeout=20)
+        yield path
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True, timeout=20)
+
+
+def _ip(daemon: Containerd, *arguments: str) -> None:
+    subprocess.run([*in_netns(daemon.netns), "ip", *arguments], check=True, timeout=20)

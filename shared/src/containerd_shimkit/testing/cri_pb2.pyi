@@ -14,6 +14,7 @@ from containerd_shimkit.proto.pod_pb2 import NamespaceOption as NamespaceOption
 from containerd_shimkit.proto.pod_pb2 import Int64Value as Int64Value
 from containerd_shimkit.proto.pod_pb2 import LinuxSandboxSecurityContext as LinuxSandboxSecurityContext
 from containerd_shimkit.proto.pod_pb2 import LinuxPodSandboxConfig as LinuxPodSandboxConfig
+from containerd_shimkit.proto.pod_pb2 import PortMapping as PortMapping
 from containerd_shimkit.proto.pod_pb2 import PodSandboxConfig as PodSandboxConfig
 from containerd_shimkit.proto.pod_pb2 import NamespaceMode as NamespaceMode
 

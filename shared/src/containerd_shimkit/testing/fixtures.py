@@ -151,6 +151,7 @@ def running_containerd(
     cri: bool = False,
     sandboxer: str = "podsandbox",
     systemd_cgroup: bool = False,
+    netns: Path | None = None,
 ) -> Iterator[Containerd]:
     """Run a daemon and, when it has stopped, check that the machine is free of it."""
     daemon = Containerd(
@@ -160,6 +161,7 @@ def running_containerd(
         cri=cri,
         sandboxer=sandboxer,
         systemd_cgroup=systemd_cgroup,
+        netns=netns,
         shims_cache=shims_home / "cache",
         shims_root=shims_home / "root",
     )
