@@ -130,8 +130,8 @@ test-unit: $(VENV)/.stamp  ## run the tests that need neither root nor container
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not root and not containerd" $(PYTEST_ARGS)
 
 .PHONY: soak
-soak: build containerd | packages-test  ## run 200 containers one after another and look for what they leave
-	$(BIN)/python -m pytest containerd-shim-spin-v1/tests/e2e/soak $(PYTEST_ARGS)
+soak: build containerd | packages-test  ## run 200 containers one after another, 100 pods at once, and look for what they leave
+	$(BIN)/python -m pytest -rP containerd-shim-spin-v1/tests/e2e/soak $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.stamp  ## check style, format and types

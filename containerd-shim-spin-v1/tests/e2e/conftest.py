@@ -21,8 +21,8 @@ from containerd_shimkit.testing.fixtures import (
     each_containerd,
     running_containerd,
 )
-from containerd_shimkit.testing.leftovers import open_files
-from containerd_shimkit.testing.pods import PodImages
+from containerd_shimkit.testing.leftovers import find_processes, open_files
+from containerd_shimkit.testing.pods import PodImages, run_burst
 
 CNI_PLUGINS = [Path("/usr/lib/cni", name) for name in ("bridge", "loopback", "portmap")]
 GUESTS = Path(__file__).parents[1] / "guests"
@@ -315,6 +315,34 @@ def network(running: Cri, cni_plugins: None) -> Iterator[None]:
     with bridge_network(running.daemon):
         eventually(running.network_ready, "CRI has a network")
         yield
+
+
+# Many at once
+
+
+@pytest.fixture
+def burst(cri: Cri, images: PodImages, network: None) -> Callable[[int, bool], None]:
+    """Make pods come and go together; what belongs to the node has no more open than before."""
+
+    def open_now() -> dict[str, int]:
+        zygotes = [p for p in find_processes(cri.daemon.scope) if " zygote " in p.command]
+        (zygote,) = zygotes
+        return {"containerd": cri.daemon.open_files(), "zygote": open_files(zygote.pid)}
+
+    def run(count: int, host_network: bool) -> None:
+        run_burst(cri, images.probe, 2, host_network=host_network)  # containerd opens its pools
+        before = open_now()
+        figures = run_burst(cri, images.probe, count, host_network=host_network)
+        print(f"{count} pods on containerd {cri.daemon.version}: {figures}")
+
+        def is_as_before() -> bool:
+            after = open_now()
+            assert all(after[name] <= before[name] for name in after), (before, after)
+            return True
+
+        eventually(is_as_before, "no descriptor is left open")
+
+    return run
 
 
 # Again and again

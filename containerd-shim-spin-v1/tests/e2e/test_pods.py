@@ -222,6 +222,15 @@ def test_stop_takes_no_second_with_idle_connections(cri: Cri, pod: Pod, images: 
         connection.close()
 
 
+# Many
+
+
+@pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
+def test_12_pods_at_once(burst: Callable[[int, bool], None], host_network: bool) -> None:
+    """The short form of what ``make soak`` does with 100."""
+    burst(12, host_network)
+
+
 # The node's ports
 
 

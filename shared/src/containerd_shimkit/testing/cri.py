@@ -41,7 +41,7 @@ NAMESPACE: Final = "k8s.io"
 BUSYBOX: Final = Path("/bin/busybox")
 BUSYBOX_IMAGE: Final = "docker.io/library/cri-busybox:latest"
 
-CALL_TIMEOUT: Final = 30.0
+CALL_TIMEOUT: Final = 120.0  # kubelet's runtimeRequestTimeout
 
 # Reconnecting to a daemon that was restarted: without this, gRPC waits longer and longer.
 _CHANNEL_OPTIONS: Final = [
@@ -340,10 +340,13 @@ class Cri:
 
     # Traces
 
+    def processes(self) -> list[Process]:
+        """Return what runs of the pods that were made: shims, engines, programs."""
+        return find_processes(self._ids())
+
     def shims(self) -> list[Process]:
         """Return the shims of the pods that were made."""
-        processes = find_processes(self._ids())
-        return [p for p in processes if f" -address {self.daemon.address}" in p.command]
+        return [p for p in self.processes() if f" -address {self.daemon.address}" in p.command]
 
     @contextmanager
     def leaving_nothing(self) -> Iterator[None]:

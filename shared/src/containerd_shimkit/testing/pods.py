@@ -6,13 +6,16 @@ What kubelet writes into volumes is written here as it does.
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from containerd_shimkit.testing.apps import DEADLINE, free_address
 from containerd_shimkit.testing.cri import Cri, Pod
+from containerd_shimkit.testing.leftovers import Process
 
 Mounts = Sequence[tuple[Path, str, bool]]
 """Host path, path in the container, whether read-only."""
@@ -97,6 +100,52 @@ def run_sidecar(
     container = cri.create_container(pod, image, "sidecar", command=command, mounts=mounts)
     cri.start_container(container)
     return container
+
+
+@dataclass(frozen=True)
+class Burst:
+    """How many pods at once came and went."""
+
+    start_seconds: float
+    """Until all of them had answered a request."""
+    stop_seconds: float
+    """Until all of them were removed."""
+    pod_bytes: int
+    """Memory of one pod, its share of what is shared included: PSS of shim, engine and pause."""
+
+
+def run_burst(cri: Cri, image: str, count: int, *, host_network: bool) -> Burst:
+    """Run this many pods with an app, all at the same time; have each answer; remove them."""
+
+    def start(_: int) -> tuple[Pod, Web]:
+        pod = cri.run_pod(handler="spin", host_network=host_network)
+        address = None if host_network else (cri.pod_status(pod).network.ip, 80)
+        return pod, run_web(cri, pod, image, address=address)
+
+    def stop(pod: Pod, web: Web) -> None:
+        cri.stop_container(web.id, 20)
+        assert cri.exit_code(web.id) == 0
+        cri.stop_pod(pod)
+        cri.remove_pod(pod)
+
+    with ThreadPoolExecutor(count) as pool:
+        began = time.monotonic()
+        pods, webs = zip(*pool.map(start, range(count)), strict=True)
+        assert all(pool.map(Web.serves, webs))
+        started = time.monotonic()
+        pod_bytes = sum(map(_pss_bytes, cri.processes())) // count
+        stopping = time.monotonic()
+        list(pool.map(stop, pods, webs))
+    return Burst(started - began, time.monotonic() - stopping, pod_bytes)
+
+
+def _pss_bytes(process: Process) -> int:
+    """Return the proportional set size. Source: proc(5), ``smaps_rollup``."""
+    for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pss":
+            return int(value.split()[0]) << 10
+    return 0
 
 
 def write_config_map(volume: Path, version: str, greeting: str) -> None:
