@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import wasmtime
 
+from containerd_shim_spin_v1.engine import fitting
+from containerd_shim_spin_v1.settings import Settings
 from containerd_shimkit.errors import (
     ExitCode,
     ListenError,
@@ -20,6 +23,7 @@ from containerd_shimkit.errors import (
     ShimError,
 )
 from containerd_shimkit.http.server import listen
+from containerd_shimkit.testing import in_clean_process
 from containerd_shimkit.testing.http import connected, fetch, head
 
 Image = Any  # of conftest.py
@@ -131,6 +135,14 @@ def test_unmatched_files_are_logged(image: Image, caplog: pytest.LogCaptureFixtu
     image.component("probe", "/", more='files = ["nothing/*"]')
     image.prepare()
     assert "component 'probe': files: 'nothing/*' matches nothing" in caplog.text
+
+
+@in_clean_process
+def test_requests_at_once_fit_the_address_space() -> None:
+    settings = Settings.load({}, None)
+    assert fitting(settings) == settings
+    resource.setrlimit(resource.RLIMIT_AS, (512 << 30, resource.RLIM_INFINITY))
+    assert fitting(settings).max_requests == 62
 
 
 def test_port_in_use(probe: Image) -> None:

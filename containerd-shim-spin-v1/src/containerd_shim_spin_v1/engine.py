@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from containerd_shim_spin_v1.triggers.http import HttpTrigger as HttpServing
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ManifestError, MissingFileError
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
-from containerd_shimkit.wasm.engine import EngineSettings, create_engine
+from containerd_shimkit.wasm.engine import EngineSettings, create_engine, fit_instances
 from containerd_shimkit.wasm.module import load_compiled, open_wasm
 from containerd_shimkit.wasm.preview1 import WasiTemplate
 
@@ -56,7 +56,7 @@ class SpinEngine:
         """Read the manifest, compile and link every component."""
         manifest = load_manifest(ROOT)
         base = _http_base(manifest)
-        settings = Settings.load(context.env, context.memory_limit_bytes)
+        settings = fitting(Settings.load(context.env, context.memory_limit_bytes))
         router = Router(base, _routes(manifest))
         for shadowed in router.shadowed:
             log.warning("%s", shadowed)
@@ -108,6 +108,20 @@ def load_manifest(root: Path) -> AppManifest:
     except UnicodeDecodeError as exc:
         raise ManifestError(f"/{MANIFEST}: not UTF-8: byte {exc.start}") from exc
     return parse_manifest(text, f"/{MANIFEST}")
+
+
+def fitting(settings: Settings) -> Settings:
+    """Return the settings with no more requests at once than there is address space for."""
+    wanted = settings.max_requests
+    fit = max(fit_instances(wanted), 1)  # none at all is an error, which create_engine raises
+    if fit < wanted:
+        log.warning(
+            "at most %d requests at once, not %d (SPIN_MAX_INSTANCE_COUNT):"
+            " the address space has no room for more",
+            fit,
+            wanted,
+        )
+    return replace(settings, max_requests=fit)
 
 
 def _http_base(manifest: AppManifest) -> str:

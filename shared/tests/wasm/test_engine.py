@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from containerd_shimkit.errors import EngineError
+from containerd_shimkit.testing import in_clean_process
 from containerd_shimkit.testing.guests import GuestHost
 from containerd_shimkit.wasm import engine, native
-from containerd_shimkit.wasm.engine import Ticker
+from containerd_shimkit.wasm.engine import EngineSettings, Ticker, create_engine, fit_instances
 
 DEADLINE = 20.0  # seconds
 
@@ -138,3 +141,26 @@ def test_serving_process_has_few_threads(tmp_path: Path) -> None:
     before, after = map(int, done.stdout.split())
     assert before == 1
     assert after <= 8, after  # ours, the ticker, tokio's worker, and a few that read files
+
+
+def shorten_address_space(size: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+
+
+@in_clean_process
+def test_instances_fit_a_short_address_space() -> None:
+    """As on kernels with 39 bits of it."""
+    assert fit_instances(1000) == 1000
+    shorten_address_space(512 << 30)
+    assert fit_instances(1000) == 62
+    create_engine(EngineSettings(max_instances=62))
+
+
+@in_clean_process
+def test_engine_without_the_address_space_is_refused() -> None:
+    shorten_address_space(16 << 30)
+    with pytest.raises(EngineError, match="cannot reserve 4035 GiB of address space for 1000 inst"):
+        create_engine(EngineSettings())
+    shorten_address_space(2 << 30)
+    assert fit_instances(1) == 0

@@ -116,14 +116,17 @@ class Uml:
 
 
 def main() -> int:
-    """Run a command by hand; the console goes to a file, whose name is said if it is needed."""
-    parser = argparse.ArgumentParser(prog="uml", description=__doc__.splitlines()[0])
+    """Run a command by hand."""
+    parser = argparse.ArgumentParser(prog="uml", description="Run a command in a machine.")
     parser.add_argument("--systemd", action="store_true", help="boot systemd as process 1")
-    parser.add_argument("--seconds", type=float, default=600, help="the deadline")
+    parser.add_argument("--seconds", type=float, default=600, help="the deadline (600)")
+    parser.add_argument("--directory", type=Path, help="keep the machine's /run/uml, its console")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cw-uml-") as directory:
-        machine = Uml(Path(directory), Path.cwd(), systemd=arguments.systemd)
+    with tempfile.TemporaryDirectory(prefix="cw-uml-") as temporary:
+        directory = (arguments.directory or Path(temporary)).resolve()
+        directory.mkdir(parents=True, exist_ok=True)
+        machine = Uml(directory, Path.cwd(), systemd=arguments.systemd)
         try:
             return machine.run(arguments.command, sys.stdout.buffer, seconds=arguments.seconds)
         except UmlError as exc:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import threading
 import time
@@ -11,6 +13,7 @@ from typing import Final
 
 import wasmtime
 
+from containerd_shimkit.errors import EngineError
 from containerd_shimkit.wasm import native
 
 TICK_SECONDS: Final = 0.01
@@ -19,6 +22,10 @@ _IDLE_TICKS: Final = 100  # park the ticker after a second without a guest call
 _WASM_STACK_BYTES: Final = 512 << 10  # wasmtime's default, stated because fibers must exceed it
 _FIBER_STACK_BYTES: Final = 1 << 20
 _KEEP_RESIDENT_BYTES: Final = 64 << 10  # of a slot, zeroed by memset: cheaper than madvise
+# Address space of a slot: a memory of 4 GiB and its guard of 32 MiB, wasmtime's defaults, which
+# the compiled code relies on; a stack, two tables and the instance.
+_SLOT_BYTES: Final = (4 << 30) + (32 << 20) + (4 << 20)
+_PROT_NONE: Final = 0  # <sys/mman.h>
 
 WASMTIME_VERSION: Final = version("wasmtime")
 
@@ -49,19 +56,47 @@ COMPILER_FINGERPRINT: Final = (
 """Names everything in ``compiler_config``; change both together."""
 
 
+def fit_instances(wanted: int) -> int:
+    """Return how many instances, at most ``wanted``, this process has address space for.
+
+    It is short under RLIMIT_AS and on kernels with 39 bits of it, as many on arm64 are: 512 GiB.
+    Tried are ``wanted``, its half, and so on, each with an eighth more for all else that the
+    process maps; 0 if not even one fits.
+    """
+    while wanted and not _can_reserve((wanted + 1) * _SLOT_BYTES * 9 // 8):
+        wanted //= 2
+    return wanted
+
+
+def _can_reserve(size: int) -> bool:
+    try:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=_PROT_NONE).close()
+    except OSError as exc:
+        if exc.errno != errno.ENOMEM:
+            raise
+        return False
+    return True
+
+
 def create_engine(settings: EngineSettings) -> wasmtime.Engine:
     """Return an engine that runs guests from a pool and never compiles.
 
     The pool makes a store and instance cost a few microseconds: slots are reserved once and
     reset, not mapped and unmapped. Figures are in docs/performance.md.
+    Raises EngineError if there is no address space for the pool, where wasmtime would abort.
     """
+    count = settings.max_instances
+    if fit_instances(count) < count:
+        raise EngineError(
+            f"cannot reserve {count * _SLOT_BYTES >> 30} GiB of address space"
+            f" for {count} instances: the kernel or RLIMIT_AS allows less"
+        )
     # wasmtime-wasi does file I/O on a tokio runtime, which starts a thread for each processor of
     # the node unless it is told otherwise.
     os.environ["TOKIO_WORKER_THREADS"] = "1"
     config = compiler_config()
     config.parallel_compilation = False  # no thread but the ticker in a container
     native.set_async_stack_size(config, _FIBER_STACK_BYTES)
-    count = settings.max_instances
     native.use_pooling_allocator(
         config,
         {
