@@ -36,6 +36,8 @@ mkdir -p $root/dev/pts $root/dev/shm $root/dev/mqueue
 mount -t devpts -o mode=620,ptmxmode=666,gid=5 devpts $root/dev/pts
 mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
 mount -t mqueue mqueue $root/dev/mqueue
+[ ! -d $root/sys/kernel/security ] || mount -t securityfs securityfs $root/sys/kernel/security
+[ ! -d $root/sys/fs/selinux ] || mount -t selinuxfs selinuxfs $root/sys/fs/selinux
 mount -t cgroup2 -o nsdelegate cgroup2 $root/sys/fs/cgroup
 
 cd $root

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
@@ -23,7 +26,10 @@ from typing import IO
 from containerd_shimkit.testing.containerd import SYSTEM_PATH
 
 KERNEL = "linux.uml"
+_PACKAGES = {KERNEL: "user-mode-linux", "insmod": "kmod", "ip": "iproute2"}
+_SYSTEMD_PACKAGES = {"/lib/systemd/systemd": "systemd", "dbus-daemon": "dbus"}
 _INIT = Path(__file__).with_name("uml-init.sh")
+_INSIDE = Path("/run/uml")
 _COMMAND = """\
 cd {project}
 env -i {variables} {command} >/dev/tty1 2>&1 </dev/null
@@ -35,21 +41,41 @@ class UmlError(Exception):
     """The machine did not boot, or did not end in time; the message ends with its console."""
 
 
-class Uml:
-    """One machine, which runs one command and ends with it.
+@dataclass(frozen=True)
+class Report:
+    """How pytest fared in a machine."""
 
-    ``directory`` is a directory of the host, writable inside as ``/run/uml``: what the command
-    leaves there comes out of the machine.
+    exit_code: int
+    output: str
+    passed: int
+    skipped: list[str]
+    """``test: reason`` of each."""
+
+
+class Uml:
+    """A machine that runs one command and ends with it.
+
+    ``directory``, of the host, is ``/run/uml`` inside: what the command leaves there comes out.
     """
 
     def __init__(
-        self, directory: Path, project: Path, *, systemd: bool = False, memory: str = "2G"
+        self,
+        directory: Path,
+        project: Path,
+        *,
+        systemd: bool = False,
+        memory: str = "2G",
+        kernel: Sequence[str] = (),
     ) -> None:
-        """project: where the command runs; nothing else of the host's /tmp and /run is seen."""
+        """project: where the command runs; nothing else of the host's /tmp and /run is seen.
+
+        kernel: more of its parameters, as in ``lsm=apparmor``.
+        """
         self.directory = directory
         self.project = project
         self._systemd = systemd
         self._memory = memory
+        self._kernel = tuple(kernel)
 
     @property
     def console(self) -> Path:
@@ -75,6 +101,8 @@ class Uml:
             command=shlex.join(command),
         )
         (self.directory / "command").write_text(script)
+        exit_code = self.directory / "exit-code"
+        exit_code.unlink(missing_ok=True)
         with self.console.open("wb") as console:
             process = subprocess.Popen(
                 self._command_line(console.fileno()),
@@ -92,9 +120,30 @@ class Uml:
             process.kill()
             process.wait()
         try:
-            return int((self.directory / "exit-code").read_text())
+            return int(exit_code.read_text())
         except (FileNotFoundError, ValueError):
             raise self._error("ended without an exit code of the command") from None
+
+    def run_pytest(
+        self,
+        arguments: Sequence[str],
+        *,
+        seconds: float,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> Report:
+        """Run pytest with this Python inside. Raises UmlError, with pytest's output, as ``run``."""
+        xml = self.directory / "report.xml"
+        log = self.directory / "output"
+        command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider"]
+        command += [f"--junitxml={_INSIDE / xml.name}", *arguments]
+        try:
+            with log.open("wb") as output:
+                code = self.run(command, output, seconds=seconds, env=env)
+        except UmlError as exc:
+            exc.add_note(log.read_text(errors="replace"))
+            raise
+        passed, skipped = _read_report(xml) if xml.exists() else (0, [])
+        return Report(code, log.read_text(errors="replace"), passed, skipped)
 
     def _command_line(self, console: int) -> list[str]:
         return [
@@ -103,7 +152,7 @@ class Uml:
             *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
             # After a panic the kernel aborts, which process 1 of a pid namespace cannot.
             *("sh", "-c", '"$@"; exit $?', "sh"),
-            *(KERNEL, f"mem={self._memory}", f"uml_dir={self.directory}"),
+            *(KERNEL, f"mem={self._memory}", f"uml_dir={self.directory}", *self._kernel),
             *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
             *("con=null", f"con0=null,fd:{console}", "con1=null,fd:1"),
             *("init=/bin/sh", "--", str(_INIT)),
@@ -113,6 +162,23 @@ class Uml:
     def _error(self, reason: str) -> UmlError:
         console = self.console.read_text(errors="replace").splitlines()
         return UmlError("\n".join([f"the machine {reason}", *console[-40:]]))
+
+
+def missing_packages(*, systemd: bool = False) -> list[str]:
+    """Return what Debian has to bring before a machine can boot."""
+    needed = _PACKAGES | (_SYSTEMD_PACKAGES if systemd else {})
+    return [p for name, p in needed.items() if shutil.which(name, path=SYSTEM_PATH) is None]
+
+
+def _read_report(path: Path) -> tuple[int, list[str]]:
+    """Return how many tests passed, and who was skipped for what, from pytest's junit XML."""
+    cases = list(ElementTree.parse(path).iter("testcase"))
+    skipped = [
+        f"{case.get('classname')}::{case.get('name')}: {skip.get('message')}"
+        for case in cases
+        for skip in case.iter("skipped")
+    ]
+    return sum(1 for case in cases if not list(case)), skipped
 
 
 def main() -> int:

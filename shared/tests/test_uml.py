@@ -1,0 +1,120 @@
+"""What this host cannot show: a machine with cgroup version 2 only, and one under systemd.
+
+The tests inside are those of this project; one that is skipped there fails the test out here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit.testing.fixtures import containerd_program
+from containerd_shimkit.testing.leftovers import find_processes
+from containerd_shimkit.testing.uml import Report, Uml, UmlError, missing_packages
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1260)]
+
+SECONDS = 1200.0
+"""The deadline of tests in a machine, which need a tenth of it where nothing runs beside them."""
+
+KERNEL_TESTS = [
+    "shared/tests/linux",
+    "shared/tests/test_sandbox.py",
+    "shared/tests/task/test_oom.py",
+    "shared/tests/task/test_runc.py",
+]
+POD_TESTS = [
+    "test_apps_and_sidecar_share_one_shim",
+    "test_shared_pid_namespace",
+    "test_volumes_are_seen_by_a_guest",
+    "test_limits_are_the_containers",
+    "test_engine_serves_under_the_default_seccomp_profile",
+    "test_stats_have_memory_and_cpu",
+    "test_one_container_restarts_while_others_run",
+    "test_stop_lets_a_request_end",
+    "test_stopped_pod_ends_all_its_containers",
+    "test_pod_outlives_containerd",
+    "test_pod_has_an_address_and_a_network_of_its_own",
+]
+
+
+def machine(directory: Path, root: Path, *, systemd: bool = False) -> Uml:
+    if missing := missing_packages(systemd=systemd):
+        pytest.skip(f"needs a kernel of its own: apt-get install {' '.join(missing)}")
+    return Uml(directory, root, systemd=systemd)
+
+
+def assert_all_passed(report: Report) -> None:
+    """The message of a failure is the end of what pytest printed inside."""
+    tail = report.output[-8000:]
+    assert report.exit_code == 0, tail
+    assert report.skipped == [], tail
+    assert report.passed > 0, tail
+
+
+def pod_tests(version: str, names: list[str]) -> list[str]:
+    return [f"containerd-shim-spin-v1/tests/e2e/test_cri.py::{n}[{version}]" for n in names]
+
+
+# The rig
+
+
+def test_exit_code_and_output_come_out(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath)
+    script = "pwd; stat -fc %T /sys/fs/cgroup; echo $WORD >&2; touch /etc/new; exit 7"
+    with tempfile.TemporaryFile() as output:
+        assert uml.run(["sh", "-c", script], output, seconds=60, env={"WORD": "a b"}) == 7
+        output.seek(0)
+        text = output.read().decode()
+    assert text == f"{pytestconfig.rootpath}\ncgroup2fs\na b\n"
+    assert not Path("/etc/new").exists()
+
+
+def test_what_pytest_says_inside_comes_out(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath)
+    (tmp_path / "test_inner.py").write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 'this' == 'that'\n"
+        "def test_left_out(): pytest.skip('needs something')\n"
+    )
+    report = uml.run_pytest(["/run/uml/test_inner.py"], seconds=60)
+    assert report.exit_code == 1
+    assert "AssertionError: assert 'this' == 'that'" in report.output
+    assert report.passed == 1
+    assert report.skipped == ["test_inner::test_left_out: needs something"]
+
+
+def test_machine_ends_with_its_deadline(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath)
+    with tempfile.TemporaryFile() as output, pytest.raises(UmlError, match=r"did not end in 8 s"):
+        uml.run(["sleep", "1000"], output, seconds=8)
+    assert find_processes([str(tmp_path)]) == []
+
+
+def test_machine_that_panics_is_told_so(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath)
+    with tempfile.TemporaryFile() as output, pytest.raises(UmlError, match="Kernel panic"):
+        uml.run(["sh", "-c", "echo c >/proc/sysrq-trigger"], output, seconds=60)
+    assert find_processes([str(tmp_path)]) == []
+
+
+# Tests inside
+
+
+def test_kernel_tests_on_cgroup_version_2(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath)
+    arguments = [*KERNEL_TESTS, "--ignore=shared/tests/linux/test_cgroups_systemd.py"]
+    assert_all_passed(uml.run_pytest(arguments, seconds=SECONDS))
+
+
+@pytest.mark.containerd
+@pytest.mark.parametrize("version", ["1.6", "2.4"])
+def test_pods_on_cgroup_version_2(
+    tmp_path: Path, pytestconfig: pytest.Config, version: str
+) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath)
+    containerd_program(version, pytestconfig.rootpath)  # skips
+    assert_all_passed(uml.run_pytest(pod_tests(version, POD_TESTS), seconds=SECONDS))
