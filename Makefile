@@ -59,7 +59,7 @@ packages-python:
 packages-run: | packages-python
 	@$(if $(CONTAINERD_ADDRESS),true,shared/tools/packages.sh need containerd curl)
 packages-test: | packages-python
-	@shared/tools/packages.sh want containerd busybox cni kernels
+	@shared/tools/packages.sh want containerd busybox cni uml
 	@$(if $(GUESTS_PACKAGES),shared/tools/packages.sh want guests)
 packages-bench: | packages-python
 	@shared/tools/packages.sh need containerd busybox wrk

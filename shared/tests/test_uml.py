@@ -5,11 +5,14 @@ The tests inside are those of this project; one that is skipped there fails the 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from containerd_shimkit.testing.containerd import SYSTEM_PATH
 from containerd_shimkit.testing.fixtures import containerd_program
 from containerd_shimkit.testing.leftovers import find_processes
 from containerd_shimkit.testing.uml import Report, Uml, UmlError, missing_packages
@@ -21,6 +24,7 @@ SECONDS = 1200.0
 
 KERNEL_TESTS = [
     "shared/tests/linux",
+    "shared/tests/test_device_rules.py",
     "shared/tests/test_sandbox.py",
     "shared/tests/task/test_oom.py",
     "shared/tests/task/test_runc.py",
@@ -40,10 +44,16 @@ POD_TESTS = [
 ]
 
 
-def machine(directory: Path, root: Path, *, systemd: bool = False) -> Uml:
+LSM_TESTS = "shared/tests/linux/test_lsm.py"
+LSM_PROGRAMS = {"apparmor": "apparmor_parser", "selinux": "secilc"}
+
+
+def machine(
+    directory: Path, root: Path, *, systemd: bool = False, kernel: Sequence[str] = ()
+) -> Uml:
     if missing := missing_packages(systemd=systemd):
         pytest.skip(f"needs a kernel of its own: apt-get install {' '.join(missing)}")
-    return Uml(directory, root, systemd=systemd)
+    return Uml(directory, root, systemd=systemd, kernel=kernel)
 
 
 def assert_all_passed(report: Report) -> None:
@@ -106,8 +116,19 @@ def test_machine_that_panics_is_told_so(tmp_path: Path, pytestconfig: pytest.Con
 
 def test_kernel_tests_on_cgroup_version_2(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     uml = machine(tmp_path, pytestconfig.rootpath)
-    arguments = [*KERNEL_TESTS, "--ignore=shared/tests/linux/test_cgroups_systemd.py"]
+    elsewhere = [LSM_TESTS, "shared/tests/linux/test_cgroups_systemd.py"]
+    arguments = [*KERNEL_TESTS, *(f"--ignore={file}" for file in elsewhere)]
     assert_all_passed(uml.run_pytest(arguments, seconds=SECONDS))
+
+
+@pytest.mark.parametrize("module", ["apparmor", "selinux"])
+def test_security_module(tmp_path: Path, pytestconfig: pytest.Config, module: str) -> None:
+    """Profiles and labels, on a kernel where they count."""
+    program = LSM_PROGRAMS[module]
+    if shutil.which(program, path=SYSTEM_PATH) is None:
+        pytest.skip(f"needs {program}: apt-get install apparmor secilc")
+    uml = machine(tmp_path, pytestconfig.rootpath, kernel=[f"lsm={module}"])
+    assert_all_passed(uml.run_pytest([LSM_TESTS, "-k", module], seconds=SECONDS))
 
 
 @pytest.mark.containerd

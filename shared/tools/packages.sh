@@ -40,8 +40,11 @@ missing_of() {
             have iptables || echo iptables
             ;;
         wrk) have wrk || echo wrk ;;
-        kernels)
+        uml) # machines of their own for tests: another kernel, systemd, security modules
             have linux.uml || echo user-mode-linux
+            have insmod || echo kmod
+            [ -x /lib/systemd/systemd ] || echo systemd
+            have dbus-daemon || echo dbus
             have apparmor_parser || echo apparmor
             have secilc || echo secilc
             ;;
