@@ -218,16 +218,18 @@ def test_stale_socket(spin: ShimCommand, kind: str) -> None:
     assert len(spin.zygotes()) == (0 if kind == "directory" else 1)
 
 
-@pytest.mark.parametrize("path", ["/proc/nowhere", "/dev/null/x", "/" + "d" * 120])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/proc/nowhere", id="no-such"),
+        pytest.param("/dev/null/x", id="below-a-file"),
+        pytest.param("{own}/" + "d" * 120, id="longer-than-a-socket's-path"),
+    ],
+)
 def test_unwritable_run_directory(spin: ShimCommand, path: str) -> None:
     """The work is done without a zygote, then."""
-    try:
-        done = spin.start(bundle_of(spin), env={"CONTAINERD_WASM_SHIMS_RUN": path})
-    finally:
-        if Path(path).is_dir():
-            for file in Path(path).iterdir():
-                file.unlink()
-            Path(path).rmdir()
+    path = path.format(own=spin.directory)
+    done = spin.start(bundle_of(spin), env={"CONTAINERD_WASM_SHIMS_RUN": path})
     assert done.stdout.decode() == f"unix://{spin.socket()}", done.stderr
     assert is_listening(spin.socket())
 

@@ -181,12 +181,16 @@ def test_relative_path_starts_where_runc_starts_it(tmp_path: Path) -> None:
 # The host's
 
 
-def sleeper(cgroup: Cgroup) -> int:
+def sleeper(cgroup: Cgroup, cpu_seconds: float = 0.0) -> int:
+    """Fork a process that joins, computes for so long, and then sleeps; return its pid."""
     fds = cgroup.procs_fds()
     pid = os.fork()
     if pid == 0:
         try:
             join(fds)
+            end = time.process_time() + cpu_seconds
+            while time.process_time() < end:
+                pass
             os.kill(os.getpid(), signal.SIGSTOP)
             while True:
                 time.sleep(60)
@@ -277,7 +281,7 @@ def test_kill_all_outruns_a_process_that_forks(cgroup: Cgroup) -> None:
 @pytest.mark.root
 def test_stats_of_the_kernel_fill_the_message(cgroup: Cgroup) -> None:
     cgroup.create()
-    pid = sleeper(cgroup)
+    pid = sleeper(cgroup, 0.1)  # where the kernel counts ticks of 10 ms, less may be nothing
     message = metrics_any(cgroup.stats())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
