@@ -32,7 +32,12 @@ from setproctitle import setproctitle
 from containerd_shimkit import init, pause
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine
-from containerd_shimkit.errors import ExitCode, InvalidArgumentError, SandboxError
+from containerd_shimkit.errors import (
+    BundleError,
+    ExitCode,
+    InvalidArgumentError,
+    SandboxError,
+)
 from containerd_shimkit.forked import close_all_but, reset_signals, run_and_exit
 from containerd_shimkit.hooks import CREATING, run_hooks, state_of
 from containerd_shimkit.linux import capabilities, process
@@ -89,7 +94,8 @@ def _stage(request: SandboxRequest, control: Control) -> int:
     cgroup = _make_cgroup(request, warnings)
     try:
         own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        plan.enter_stage(spec.linux.uid_mappings, spec.linux.gid_mappings)
+        linux = spec.linux
+        plan.enter_stage(linux.uid_mappings, linux.gid_mappings, linux.time_offsets)
         compiler_end, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
@@ -195,6 +201,7 @@ def _isolate(
         join(cgroup.procs_fds())
         cgroup.let_go()
     plan.enter_init()
+    process.leave_session_keyring()
 
     path = str(request.bundle.rootfs)
     isolate_propagation(path, linux.rootfs_propagation)
@@ -206,6 +213,7 @@ def _isolate(
         raise OrdinaryCommand
     if request.terminal:
         raise InvalidArgumentError("a WebAssembly container has no terminal: run it without -t")
+    _refuse_unsupported(spec, plan)
     labels = ProcessLabels.open(spec.process.apparmor_profile, spec.process.selinux_label)
     check_mount_label(linux.mount_label)
     cgroup_mounts = cgroup.mounts() if cgroup is not None else None
@@ -217,14 +225,19 @@ def _isolate(
     process.apply_sysctls(linux.sysctl, plan.types)
     rootfs.make_readonly(linux.readonly_paths)
     rootfs.mask(linux.masked_paths)
-    if "uts" in plan.types:
-        process.apply_names(spec.hostname, spec.domainname)
+    process.apply_names(spec.hostname, spec.domainname)
     plan.close()
     if spec.hooks:
         _run_hooks(request, control)
     rootfs.pivot(readonly=spec.root.readonly, propagation=linux.rootfs_propagation)
 
     warnings += process.apply_rlimits(spec.process.rlimits)
+    if spec.process.scheduler is not None:
+        process.apply_scheduler(spec.process.scheduler)
+    if (priority := spec.process.io_priority) is not None:
+        process.apply_io_priority(priority.name, priority.level)
+    if linux.personality:
+        process.apply_personality(linux.personality)
     seccomp = _seccomp_filter(spec)
     capabilities.limit_bounding(sets)
     if seccomp is not None and not spec.process.no_new_privileges:
@@ -239,6 +252,17 @@ def _isolate(
     with step(f'change to directory "{spec.process.cwd}"'):
         os.chdir(spec.process.cwd)
     return warnings
+
+
+def _refuse_unsupported(spec: Spec, plan: NamespacePlan) -> None:
+    """Raise BundleError for what would be left undone in silence."""
+    fields = [f'id mapping of mount "{m.destination}"' for m in spec.mounts if m.id_mapped]
+    fields += spec.linux.unsupported
+    if fields:
+        names = ", ".join(fields)
+        raise BundleError(f"{names}: not supported for a container with a guest")
+    if (spec.hostname or spec.domainname) and "uts" not in plan.types:
+        raise BundleError("hostname and domainname need a uts namespace: they would be the host's")
 
 
 def _run_hooks(request: SandboxRequest, control: Control) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from containerd_shimkit.errors import BundleError, SandboxError
+from containerd_shimkit.linux import cgroups_v1, cgroups_v2
 from containerd_shimkit.linux.cgroups import Cgroup, join
-from containerd_shimkit.linux.cgroups_base import plain_path
+from containerd_shimkit.linux.cgroups_base import not_applied, plain_path
 from containerd_shimkit.linux.cgroups_v1 import CgroupV1, device_rule, pids_max
 from containerd_shimkit.linux.cgroups_v2 import CgroupV2, cpu_max, cpu_weight, io_weight, swap_max
 from containerd_shimkit.metrics import metrics_any
@@ -122,6 +124,32 @@ def test_v2_update_touches_only_what_it_names(v2: CgroupV2) -> None:
     v2.apply({"memory": {"limit": -1}})
     assert (v2.directory / "memory.max").read_text() == "max"
     assert (v2.directory / "cpu.max").read_text() == ""
+
+
+IGNORED = {
+    "memory": {"kernel": 1, "swappiness": 60, "disableOOMKiller": False},
+    "cpu": {"realtimeRuntime": 1000},
+    "blockIO": {"leafWeight": 10, "weightDevice": []},
+    "network": {"classID": 1},
+    "rdma": {"mlx5_1": {"hcaHandles": 3}},
+}
+
+
+def test_limits_that_are_not_applied_are_told() -> None:
+    def told(known: Mapping[str, frozenset[str]]) -> list[str]:
+        texts = not_applied(IGNORED, known, "")
+        return [text.split()[0].removeprefix("linux.resources.") for text in texts]
+
+    assert told(cgroups_v1.KNOWN) == ["memory.kernel", "blockIO.leafWeight", "rdma"]
+    assert told(cgroups_v2.KNOWN) == [
+        *("memory.kernel", "memory.swappiness", "cpu.realtimeRuntime"),
+        *("blockIO.leafWeight", "network", "rdma"),
+    ]
+
+
+def test_v2_tells_what_it_does_not_apply(v2: CgroupV2) -> None:
+    warnings = v2.apply({"memory": {"swappiness": 60}})
+    assert warnings == ["linux.resources.memory.swappiness is not applied: not on cgroup version 2"]
 
 
 def test_v2_unified_refuses_a_path(v2: CgroupV2) -> None:

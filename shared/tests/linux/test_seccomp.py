@@ -83,6 +83,17 @@ def test_loaded_filter_is_seen_by_the_kernel(in_child: InChild) -> None:
     assert (before, after) in [("0", "2"), ("2", "2")]
 
 
+def test_filter_with_flags_is_loaded(in_child: InChild) -> None:
+    names = ("TSYNC", "LOG", "SPEC_ALLOW")
+    flags = [f"SECCOMP_FILTER_FLAG_{name}" for name in names]
+
+    def child() -> object:
+        load({**ALLOW, "flags": flags})
+        return status("Seccomp")
+
+    assert in_child(child) == "2"
+
+
 def test_compiled_filter_is_not_loaded(in_child: InChild) -> None:
     def child() -> int:
         SeccompFilter(denying(rule("mkdir", "mkdirat")))
@@ -250,6 +261,7 @@ def test_conditions_on_one_argument_are_alternatives(in_child: InChild) -> None:
             id="value-text",
         ),
         pytest.param({"defaultAction": ["SCMP_ACT_LOG"]}, "action", id="action-list"),
+        pytest.param({**ALLOW, "flags": ["SECCOMP_FILTER_FLAG_X"]}, "FLAG_X", id="flag"),
         pytest.param({**ALLOW, "syscalls": ["read"]}, "syscalls", id="rule-text"),
         pytest.param({**ALLOW, "syscalls": {"a": 1}}, "syscalls", id="rules-object"),
     ],

@@ -285,6 +285,17 @@ def own_cgroups(proc_cgroup: str = "/proc/self/cgroup") -> dict[str, str]:
     return paths
 
 
+def not_applied(resources: Resources, known: Mapping[str, frozenset[str]], why: str) -> list[str]:
+    """Return a sentence for each limit that is set and not in ``known``, by its section."""
+    names: list[str] = []
+    for section, value in resources.items():
+        if section not in known:
+            names += [section] if value else []
+        elif known[section]:
+            names += [f"{section}.{k}" for k in value or () if value[k] and k not in known[section]]
+    return [f"linux.resources.{name} is not applied: {why}" for name in names]
+
+
 # Files
 
 

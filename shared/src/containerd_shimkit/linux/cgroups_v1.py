@@ -20,6 +20,7 @@ from containerd_shimkit.linux.cgroups_base import (
     IoStats,
     MemoryCounter,
     Resources,
+    not_applied,
     own_cgroups,
     read_number,
     read_numbers,
@@ -47,6 +48,22 @@ DEFAULT_RULES = (
     "c 5:2 rwm",
     "c 136:* rwm",
 )
+# The limits that ``apply`` knows, by section; a section without names is applied as a whole.
+# Hierarchies are always what useHierarchy asks for.
+KNOWN = {
+    section: frozenset(names.split())
+    for section, names in {
+        "devices": "",
+        "hugepageLimits": "",
+        "unified": "",
+        "memory": "limit swap reservation kernelTCP swappiness disableOOMKiller useHierarchy",
+        "cpu": "shares quota period burst idle cpus mems realtimePeriod realtimeRuntime",
+        "pids": "limit",
+        "blockIO": "weight throttleReadBpsDevice throttleWriteBpsDevice throttleReadIOPSDevice "
+        "throttleWriteIOPSDevice",
+        "network": "classID priorities",
+    }.items()
+}
 # blockIO fields of the spec and their files
 THROTTLE_FILES = {
     "throttleReadBpsDevice": "blkio.throttle.read_bps_device",
@@ -129,9 +146,9 @@ class CgroupV1(Cgroup):
     # Limits
 
     def apply(self, resources: Resources) -> list[str]:
-        warnings: list[str] = []
         if resources.get("unified"):
             raise BundleError("linux.resources.unified: this host has cgroup version 1")
+        warnings = not_applied(resources, KNOWN, "not by this shim")
         self._apply_devices(resources)
         self._apply_memory(resources.get("memory") or {})
         self._apply_cpu(resources.get("cpu") or {})

@@ -21,6 +21,7 @@ from containerd_shimkit.linux.cgroups_base import (
     IoStats,
     MemoryCounter,
     Resources,
+    not_applied,
     own_cgroups,
     read_number,
     read_table,
@@ -29,11 +30,22 @@ from containerd_shimkit.linux.cgroups_base import (
     wait_for,
     write_file,
 )
+from containerd_shimkit.linux.cgroups_v1 import KNOWN as V1_KNOWN
 from containerd_shimkit.linux.cgroups_v1 import pids_max
 from containerd_shimkit.linux.device_filter import apply_device_rules
 from containerd_shimkit.linux.syscalls import inotify_open, step
 
 UNLIMITED = 2**64 - 1
+# What version 1 has and this one has not.
+_V1_ONLY = {
+    "memory": frozenset(("kernelTCP", "swappiness", "disableOOMKiller")),
+    "cpu": frozenset(("realtimePeriod", "realtimeRuntime")),
+}
+KNOWN = {
+    section: names - _V1_ONLY.get(section, frozenset())
+    for section, names in V1_KNOWN.items()
+    if section != "network"
+}
 IO_MAX_KEYS = {
     "throttleReadBpsDevice": "rbps",
     "throttleWriteBpsDevice": "wbps",
@@ -83,7 +95,7 @@ class CgroupV2(Cgroup):
     # Limits
 
     def apply(self, resources: Resources) -> list[str]:
-        warnings: list[str] = []
+        warnings = not_applied(resources, KNOWN, "not on cgroup version 2")
         if (rules := resources.get("devices")) is not None:
             warnings += apply_device_rules(self.directory, rules)
         self._apply_memory(resources.get("memory") or {}, warnings)

@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from containerd_shimkit.errors import BundleError
@@ -108,9 +109,17 @@ class NamespacePlan:
         return self.new.union(entry.type for entry in self.joined)
 
     def enter_stage(
-        self, uid_mappings: Sequence[IdMapping] = (), gid_mappings: Sequence[IdMapping] = ()
+        self,
+        uid_mappings: Sequence[IdMapping] = (),
+        gid_mappings: Sequence[IdMapping] = (),
+        time_offsets: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
-        """Enter all but mount and cgroup; the caller's next child is in the pid namespace."""
+        """Enter all but mount and cgroup; the caller's next child is in pid and time namespace.
+
+        time_offsets: of a new time namespace, seconds and nanoseconds by clock.
+        """
+        if time_offsets and "time" not in self.new:
+            raise BundleError("time offsets need a new time namespace")
         self._join(STAGE)
         if "user" in self.new:
             with step("make the user namespace"):
@@ -118,6 +127,9 @@ class NamespacePlan:
         if flags := self._new_flags(STAGE) & ~k.CLONE_NEWUSER:
             with step("make the namespaces"):
                 unshare(flags)
+        if time_offsets:
+            with step(f"set time offsets {dict(time_offsets)}"):
+                _write_time_offsets(time_offsets)
         if "network" in self.new:
             with step("bring up the loopback interface"):
                 bring_up_loopback()
@@ -184,6 +196,16 @@ def _write_map(path: str, mappings: Sequence[IdMapping]) -> None:
     lines = "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in mappings)
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     os.write(fd, lines.encode())  # one write: the kernel takes no second one
+
+
+def _write_time_offsets(offsets: Mapping[str, tuple[int, int]]) -> None:
+    """Set the clocks of the namespace that the next child is in. Source: time_namespaces(7)."""
+    lines = "".join(f"{clock} {s} {ns}\n" for clock, (s, ns) in offsets.items())
+    fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, lines.encode())
+    finally:
+        os.close(fd)
 
 
 def bring_up_loopback() -> None:

@@ -9,13 +9,23 @@ pivot_root; the kernel takes the namespaces of the process that writes, and the 
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from containerd_shimkit.errors import BundleError
-from containerd_shimkit.linux.syscalls import setdomainname, sethostname, step
+from containerd_shimkit.linux import constants as k
+from containerd_shimkit.linux.syscalls import (
+    ioprio_set,
+    join_new_session_keyring,
+    personality,
+    sched_setattr,
+    setdomainname,
+    sethostname,
+    step,
+)
 
 IPC_SYSCTLS = frozenset(
     "kernel." + name
@@ -41,6 +51,25 @@ class RlimitSpec(Protocol):
     def soft(self) -> int: ...
     @property
     def hard(self) -> int: ...
+
+
+class SchedulerSpec(Protocol):
+    """What is read of ``process.scheduler``."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def nice(self) -> int: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+    @property
+    def runtime(self) -> int: ...
+    @property
+    def deadline(self) -> int: ...
+    @property
+    def period(self) -> int: ...
 
 
 def apply_rlimits(rlimits: Iterable[RlimitSpec]) -> list[str]:
@@ -98,13 +127,58 @@ def apply_user(
     uid: int, gid: int, additional_gids: Sequence[int] = (), umask: int | None = None
 ) -> None:
     """Become the user for good: real, effective and saved ids."""
-    if umask is not None:
-        os.umask(umask)
+    os.umask(0o022 if umask is None else umask)  # runc's, whatever containerd's is
     with step(f"set groups {[gid, *additional_gids]}"):
         os.setgroups(list(additional_gids))
         os.setresgid(gid, gid, gid)
     with step(f"set user {uid}"):
         os.setresuid(uid, uid, uid)
+
+
+def leave_session_keyring() -> None:
+    """Have no part in the keys of whoever started containerd; a kernel without keys has none."""
+    with step("make a session keyring"):
+        try:
+            join_new_session_keyring()
+        except OSError as exc:
+            if exc.errno != errno.ENOSYS:
+                raise
+
+
+def apply_scheduler(scheduler: SchedulerSpec) -> None:
+    """Set the policy of this process and of the threads it will have. Raises BundleError."""
+    policy = k.SCHED_POLICIES.get(scheduler.policy)
+    if policy is None:
+        known = ", ".join(k.SCHED_POLICIES)
+        raise BundleError(f'unknown scheduler policy "{scheduler.policy}", one of: {known}')
+    flags = 0
+    for name in scheduler.flags:
+        if name not in k.SCHED_FLAGS:
+            raise BundleError(
+                f'unknown scheduler flag "{name}", one of: {", ".join(k.SCHED_FLAGS)}'
+            )
+        flags |= k.SCHED_FLAGS[name]
+    times = scheduler.runtime, scheduler.deadline, scheduler.period
+    with step(f"set scheduler {scheduler.policy}"):
+        sched_setattr(policy, flags, scheduler.nice, scheduler.priority, times)
+
+
+def apply_io_priority(name: str, level: int) -> None:
+    """Set class and level, 0..7, of this process's I/O. Raises BundleError."""
+    if name not in k.IOPRIO_CLASSES:
+        known = ", ".join(k.IOPRIO_CLASSES)
+        raise BundleError(f'unknown I/O priority class "{name}", one of: {known}')
+    with step(f"set I/O priority {name} {level}"):
+        ioprio_set(k.IOPRIO_CLASSES[name] << k.IOPRIO_CLASS_SHIFT | level)
+
+
+def apply_personality(domain: str) -> None:
+    """Set the execution domain. Raises BundleError."""
+    if domain not in k.PERSONALITIES:
+        known = ", ".join(k.PERSONALITIES)
+        raise BundleError(f'unknown personality "{domain}", one of: {known}')
+    with step(f"set personality {domain}"):
+        personality(k.PERSONALITIES[domain])
 
 
 def apply_names(hostname: str | None, domainname: str | None = None) -> None:

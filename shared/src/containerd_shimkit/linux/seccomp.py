@@ -37,6 +37,13 @@ _OPERATORS: Final = {
     "SCMP_CMP_GT": 6,
     "SCMP_CMP_MASKED_EQ": 7,
 }
+# The numbers are those of enum scmp_filter_attr, seccomp.h. TSYNC is about other threads, and there
+# are none when the filter is loaded.
+_FLAGS: Final = {
+    "SECCOMP_FILTER_FLAG_TSYNC": None,
+    "SECCOMP_FILTER_FLAG_LOG": 6,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 7,
+}
 _ERRNO_LIMIT: Final = 4096
 _UNKNOWN_CALL: Final = -1  # __NR_SCMP_ERROR; below it are the calls of other architectures
 
@@ -59,6 +66,8 @@ class SeccompFilter:
             self._filter = pyseccomp.SyscallFilter(default)
             # Whether no_new_privs is set is the spec's decision, not libseccomp's.
             self._filter.set_attr(pyseccomp.Attr.CTL_NNP, 0)
+            for flag in _strings(profile, "flags"):
+                self._set_flag(flag)
             for rule in _objects(profile, "syscalls"):
                 self._add_rule(rule, default)
 
@@ -66,6 +75,12 @@ class SeccompFilter:
         """Apply. Raises SandboxError."""
         with step("load the seccomp filter"):
             self._filter.load()
+
+    def _set_flag(self, flag: str) -> None:
+        if flag not in _FLAGS:
+            raise BundleError(f"linux.seccomp: flag {flag!r}: not supported")
+        if (attribute := _FLAGS[flag]) is not None:
+            self._filter.set_attr(attribute, 1)
 
     def _add_rule(self, rule: Mapping[str, Any], default: int) -> None:
         action = _action(rule.get("action"), rule.get("errnoRet"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Mapping
 from types import TracebackType
 
 from containerd_shimkit.errors import SandboxError
@@ -80,6 +81,21 @@ class BpfGetFd(ctypes.Structure):
     """For BPF_PROG_GET_FD_BY_ID."""
 
     _fields_ = (("id", ctypes.c_uint32), ("next_id", ctypes.c_uint32), ("flags", ctypes.c_uint32))
+
+
+class SchedAttr(ctypes.Structure):
+    """``struct sched_attr``, linux/sched/types.h, as far as Linux 3.14 knew it."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("sched_policy", ctypes.c_uint32),
+        ("sched_flags", ctypes.c_uint64),
+        ("sched_nice", ctypes.c_int32),
+        ("sched_priority", ctypes.c_uint32),
+        ("sched_runtime", ctypes.c_uint64),
+        ("sched_deadline", ctypes.c_uint64),
+        ("sched_period", ctypes.c_uint64),
+    )
 
 
 class CapHeader(ctypes.Structure):
@@ -286,13 +302,47 @@ def open_tree(path: str, flags: int) -> int:
     return fd
 
 
+def _number(call: str, numbers: Mapping[str, int]) -> int:
+    """Return the call's number on this machine; OSError(ENOSYS) if it is not known."""
+    machine = os.uname().machine
+    if machine not in numbers:
+        raise OSError(errno.ENOSYS, f"the number of {call}(2) on {machine} is not known")
+    return numbers[machine]
+
+
+def sched_setattr(
+    policy: int, flags: int, nice: int, priority: int, times_ns: tuple[int, int, int]
+) -> None:
+    """Set this thread's scheduling. times_ns: runtime, deadline and period of SCHED_DEADLINE."""
+    size = ctypes.sizeof(SchedAttr)
+    attr = SchedAttr(size, policy, flags, nice, priority, *times_ns)
+    number = _number("sched_setattr", k.SYS_SCHED_SETATTR)
+    if _libc.syscall(number, 0, ctypes.byref(attr), 0) < 0:
+        raise _oserror("sched_setattr")
+
+
+def ioprio_set(value: int) -> None:
+    """Set this thread's I/O priority: class and level."""
+    number = _number("ioprio_set", k.SYS_IOPRIO_SET)
+    if _libc.syscall(number, k.IOPRIO_WHO_PROCESS, 0, value) < 0:
+        raise _oserror("ioprio_set")
+
+
+def personality(domain: int) -> None:
+    if _libc.personality(_long(domain)) < 0:
+        raise _oserror("personality")
+
+
+def join_new_session_keyring() -> None:
+    """Leave the session keyring; the new one is empty and has no name."""
+    if _libc.syscall(_number("keyctl", k.SYS_KEYCTL), k.KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
+        raise _oserror("keyctl")
+
+
 def bpf(command: int, attr: ctypes.Structure) -> int:
     """Return what the command does, a descriptor that is close-on-exec or 0."""
-    number = k.SYS_BPF.get(os.uname().machine)
-    if number is None:
-        raise OSError(errno.ENOSYS, f"no number of bpf(2) is known for {os.uname().machine}")
     size = ctypes.c_uint(ctypes.sizeof(attr))
-    result: int = _libc.syscall(number, command, ctypes.byref(attr), size)
+    result: int = _libc.syscall(_number("bpf", k.SYS_BPF), command, ctypes.byref(attr), size)
     if result < 0:
         raise _oserror("bpf")
     return result

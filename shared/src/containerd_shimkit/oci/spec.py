@@ -49,6 +49,27 @@ class Rlimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduler:
+    """``process.scheduler``; times in nanoseconds."""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: tuple[str, ...] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IoPriority:
+    """``process.ioPriority``."""
+
+    name: str
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """``process``."""
 
@@ -64,6 +85,8 @@ class Process:
     terminal: bool = False
     apparmor_profile: str = ""
     selinux_label: str = ""
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,6 +110,7 @@ class Mount:
     type: str = ""
     source: str = ""
     options: tuple[str, ...] = ()
+    id_mapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +160,11 @@ class Linux:
     rootfs_propagation: str = ""
     seccomp: Mapping[str, Any] | None = None
     mount_label: str = ""
+    time_offsets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Seconds and nanoseconds by clock."""
+    personality: str = ""
+    unsupported: tuple[str, ...] = ()
+    """Fields that are set and that no container with a guest can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +287,25 @@ def _process(f: _Fields) -> Process:
         terminal=f.boolean("terminal"),
         apparmor_profile=f.string("apparmorProfile"),
         selinux_label=f.string("selinuxLabel"),
+        scheduler=_scheduler(scheduler) if (scheduler := f.section("scheduler")) else None,
+        io_priority=_io_priority(priority) if (priority := f.section("ioPriority")) else None,
     )
+
+
+def _scheduler(f: _Fields) -> Scheduler:
+    return Scheduler(
+        policy=f.string("policy"),
+        nice=f.optional_integer("nice", -20, 19) or 0,
+        priority=f.integer("priority", 0, 99),
+        flags=f.strings("flags"),
+        runtime=f.integer("runtime", 0, UINT64),
+        deadline=f.integer("deadline", 0, UINT64),
+        period=f.integer("period", 0, UINT64),
+    )
+
+
+def _io_priority(f: _Fields) -> IoPriority:
+    return IoPriority(name=f.string("class"), level=f.integer("priority", 0, 7))
 
 
 def _user(f: _Fields) -> User:
@@ -294,19 +341,17 @@ def _mount(f: _Fields) -> Mount:
         f.fail("destination", destination, "is empty")
     if not destination.startswith("/"):  # deprecated in the spec, and taken from the root by runc
         destination = f"/{destination}"
-    if f.data.get("uidMappings") or f.data.get("gidMappings"):
-        f.fail("uidMappings", ..., "id-mapped mounts are not supported")
     return Mount(
         destination=destination,
         type=f.string("type"),
         source=f.string("source"),
         options=f.strings("options"),
+        id_mapped=bool(f.data.get("uidMappings") or f.data.get("gidMappings")),
     )
 
 
 def _linux(f: _Fields) -> Linux:
-    if f.mapping("timeOffsets"):
-        f.fail("timeOffsets", f.data["timeOffsets"], "are not supported")
+    personality = f.section("personality")
     return Linux(
         namespaces=f.objects("namespaces", _namespace, unique="type"),
         uid_mappings=f.objects("uidMappings", _id_mapping),
@@ -320,7 +365,32 @@ def _linux(f: _Fields) -> Linux:
         rootfs_propagation=f.string("rootfsPropagation"),
         seccomp=f.mapping("seccomp") or None,
         mount_label=f.string("mountLabel"),
+        time_offsets=_time_offsets(f),
+        personality=personality.string("domain") if personality else "",
+        unsupported=_unsupported(f, personality),
     )
+
+
+def _time_offsets(f: _Fields) -> dict[str, tuple[int, int]]:
+    found = {}
+    clocks = f.section("timeOffsets")
+    for clock in clocks.data if clocks else ():
+        assert clocks is not None
+        if clock not in ("monotonic", "boottime"):
+            clocks.fail(clock, ..., "is not one of monotonic, boottime")
+        if (offset := clocks.section(clock)) is not None:
+            seconds = offset.optional_integer("secs", -(2**63), 2**63 - 1) or 0
+            found[clock] = seconds, offset.integer("nanosecs", 0, 999_999_999)
+    return found
+
+
+def _unsupported(f: _Fields, personality: _Fields | None) -> tuple[str, ...]:
+    names = [
+        f"linux.{name}" for name in ("intelRdt", "memoryPolicy", "netDevices") if f.data.get(name)
+    ]
+    if personality and personality.strings("flags"):
+        names.append("linux.personality.flags")
+    return tuple(names)
 
 
 def _namespace(f: _Fields) -> Namespace:
