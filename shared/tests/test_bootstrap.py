@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -174,6 +175,21 @@ def test_address_file(stub: ShimCommand, bundle: Path) -> None:
     assert (bundle / "address").read_text() == f"unix://{stub.socket()}"
 
 
+def test_full_disk_leaves_no_socket(stub: ShimCommand, bundle: Path) -> None:
+    """The socket is outside of the bundle: nobody would remove it after a failed start."""
+    config = (bundle / "config.json").read_bytes()
+    command = ["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "small", str(bundle)]
+    subprocess.run(command, check=True)
+    try:
+        (bundle / "config.json").write_bytes(config)
+        done = stub.start(bundle)
+    finally:
+        subprocess.run(["umount", str(bundle)], check=True)
+    assert done.returncode != 0
+    assert b"No space left on device" in done.stderr
+    assert not Path(stub.socket()).exists()
+
+
 def test_missing_config_is_a_clear_error(stub: ShimCommand, tmp_path: Path) -> None:
     done = stub.start(tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
@@ -263,6 +279,17 @@ def test_busy_shim_counts_as_listening(tmp_path: Path) -> None:
                 client.close()
     assert not is_listening(path)
     assert not is_listening(path + "-missing")
+
+
+def test_unused_shim_ends_with_its_bundle(stub: ShimCommand, bundle: Path) -> None:
+    """containerd has failed between start and Create, and will not ask for anything."""
+    assert stub.start(bundle).returncode == 0
+    [shim] = stub.shims()
+    pidfd = os.pidfd_open(shim.pid)
+    shutil.rmtree(bundle)
+    wait_dead(pidfd)
+    os.close(pidfd)
+    assert not Path(stub.socket()).exists()
 
 
 def test_shim_removes_its_socket(stub: ShimCommand, bundle: Path) -> None:

@@ -76,10 +76,11 @@ def start_shim(arguments: StartArguments) -> socket.socket | None:
     group = (None if is_sandbox else Bundle.load(bundle).group) or arguments.task_id
     directory = params.socket_dir if params and params.socket_dir else _SOCKET_DIRECTORY
     path = socket_path(arguments.address, arguments.namespace, group, directory)
-    listener = _listen(path)
-    # containerd 1.6 reconnects by this file; newer ones write their own bootstrap.json.
     address = f"unix://{path}"
+    # containerd 1.6 reconnects by this file; newer ones write their own bootstrap.json. Before the
+    # socket is made: if the disk is full, nothing is left outside of the bundle.
     (bundle / _ADDRESS_FILE).write_text(address)
+    listener = _listen(path)
     version = 3 if params is not None or is_sandbox else 2
     sys.stdout.buffer.write(_bootstrap_answer(address, version, params))
     sys.stdout.buffer.flush()

@@ -32,6 +32,7 @@ from containerd_shimkit.task.service import SERVICES, TaskService
 
 UNUSED_SECONDS: Final = 120.0
 """A shim that never gets a container ends by itself: containerd died between start and Create."""
+_LOOK_SECONDS: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,25 @@ async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.soc
     methods[SANDBOX_SERVICE] = sandbox_methods(sandboxes)
     server = Server(methods, status_of=status_of)
     await server.start(listener)
-    unused = loop.call_later(UNUSED_SECONDS, lambda: None if service.was_used else done.set())
+    unused = asyncio.create_task(_end_unused(service, Path(arguments.bundle), done))
     await done.wait()
     unused.cancel()
     await server.close()
     await publisher.close()
+
+
+async def _end_unused(service: TaskService, bundle: Path, done: asyncio.Event) -> None:
+    """Set ``done`` if no container is asked for in time, or will not be: the bundle is gone.
+
+    containerd does not end a shim that it could not write down, on a full disk for instance.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + UNUSED_SECONDS
+    while not service.was_used:
+        if loop.time() >= deadline or not bundle.exists():
+            done.set()
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _ignore_signal(number: int) -> None:
