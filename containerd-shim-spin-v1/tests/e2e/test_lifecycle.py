@@ -102,7 +102,7 @@ def wait_until_in_flight(app: App) -> None:
 def test_every_other_signal_is_accepted_and_ignored(probe: App) -> None:
     """As PID 1 of its namespace it is not even killed by SIGSEGV."""
     stopping = STOP_SIGNALS | {signal.SIGSTOP}
-    for number in [*range(1, 32), *range(34, 65)]:
+    for number in range(1, 65):
         if number not in stopping:
             probe.kill(number)
     assert probe.get("/status?code=204").status == 204
