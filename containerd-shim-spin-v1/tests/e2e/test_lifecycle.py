@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +230,22 @@ def await_subscription(node: Node, output: Path) -> None:
         return "/namespaces/update" in output.read_text()
 
     eventually(is_seen, "ctr events has subscribed")
+
+
+@ON_EACH_CONTAINERD
+def test_containerd_has_nothing_to_complain_of(own_node: Node, own_image: str) -> None:
+    """Not even of what it goes on without: -info, the form of the answer, a second delete."""
+    app = own_node.run(own_image)
+    own_node.daemon.restart()
+    assert app.stop() == 0
+    complaints = [
+        line
+        for line in own_node.daemon.log().splitlines()
+        if re.search("level=(warning|error)", line)
+        and re.search("shim|task|runtime info|bootstrap", line)
+        and "cleaning up after shim disconnected" not in line  # 1.6, of every shim that ends
+    ]
+    assert complaints == []
 
 
 # What is refused
