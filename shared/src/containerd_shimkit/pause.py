@@ -14,6 +14,9 @@ import signal
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.errors import ExitCode
 from containerd_shimkit.hooks import run_start_container
+from containerd_shimkit.linux.paths import closing
+from containerd_shimkit.linux.program import is_program
+from containerd_shimkit.oci.spec import Process
 
 _AWAITED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
@@ -27,16 +30,23 @@ def run(request: SandboxRequest, control: Control) -> int:
     if not control.wait_for_start():
         return ExitCode.INTERNAL
     run_start_container(request.bundle, request.task_id)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)  # none is lost from here on
     control.report("ready")
-    for number in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):  # Python ignores them, and a program inherits it
+    _execute(request.bundle.spec.process)
+    return _wait()
+
+
+def _execute(process: Process) -> None:
+    """Become the image's program; return if it has none, or none for this machine."""
+    with closing(os.open("/", os.O_PATH | os.O_CLOEXEC)) as root:
+        if not is_program(root, process.args[0], process.environment, process.cwd):
+            return
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python, inherited by programs
         signal.signal(number, signal.SIG_DFL)
-    process = request.bundle.spec.process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
     with contextlib.suppress(OSError):
         os.execvpe(process.args[0], process.args, process.environment)
-    return _wait()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
 
 
 def _wait() -> int:
@@ -44,7 +54,6 @@ def _wait() -> int:
 
     Where the pod shares its process ids, orphans of its containers come here and are reaped.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     while signal.sigwait(_AWAITED) == signal.SIGCHLD:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:

@@ -150,27 +150,30 @@ class Container(Process):
         pids = self._cgroup.pids() if self._cgroup is not None else []
         return pids or [self.pid]
 
-    def pause(self) -> None:
+    # The kernel may take its time for these: to stop what is in the middle of a system call, or to
+    # reclaim memory down to a new limit before it takes it.
+
+    async def pause(self) -> None:
         """Freeze every process."""
         require(self.state, "pause")
-        self.cgroup().freeze()
-        self.state = TaskState.PAUSED
+        await run_errand(self._reaper, self.cgroup().freeze)
+        if not self.exit.done():
+            self.state = TaskState.PAUSED
+        if self._was_killed:  # meanwhile
+            await self._let_die()
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Thaw every process."""
         require(self.state, "resume")
-        self.cgroup().thaw()
-        self.state = TaskState.RUNNING
+        await run_errand(self._reaper, self.cgroup().thaw)
+        if not self.exit.done():
+            self.state = TaskState.RUNNING
 
     async def update(self, resources: dict[str, Any]) -> None:
         """Apply changed ``linux.resources``."""
         require(self.state, "update")
         cgroup, changed = self.cgroup(), parse_resources(resources)
-        if cgroup.needs_systemd:
-            warnings = await run_errand(self._reaper, lambda: cgroup.apply(changed))
-        else:
-            warnings = cgroup.apply(changed)
-        for warning in warnings:
+        for warning in await run_errand(self._reaper, lambda: cgroup.apply(changed)):
             log.warning("%s", warning)
 
     def cgroup(self) -> Cgroup:
@@ -182,5 +185,10 @@ class Container(Process):
     async def kill(self, number: int, *, everything: bool = False) -> None:
         self._was_killed |= number == signal.SIGKILL
         await super().kill(number, everything=everything)
-        if number == signal.SIGKILL and self.state is TaskState.PAUSED and self._cgroup is not None:
-            self._cgroup.thaw()  # frozen by version 1, it would not even die
+        if number == signal.SIGKILL and self.state is TaskState.PAUSED:
+            await self._let_die()
+
+    async def _let_die(self) -> None:
+        """Thaw: what is frozen by version 1 does not even die."""
+        if self._cgroup is not None:
+            await run_errand(self._reaper, self._cgroup.thaw)

@@ -279,7 +279,7 @@ class TaskService:
         """Freeze the task."""
         container = self._get(request.id)
         async with container.lock:
-            container.pause()
+            await container.pause()
             self._publisher.publish(events.TaskPaused(container_id=request.id))
         return Empty()
 
@@ -287,7 +287,7 @@ class TaskService:
         """Thaw the task."""
         container = self._get(request.id)
         async with container.lock:
-            container.resume()
+            await container.resume()
             self._publisher.publish(events.TaskResumed(container_id=request.id))
         return Empty()
 
