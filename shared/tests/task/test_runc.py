@@ -165,6 +165,11 @@ def test_state_can_be_kept_elsewhere(search_path: Path) -> None:
     assert command_of(root="/run/other")[1:] == ("--root", "/run/other/ns")
 
 
+def test_cgroups_can_be_systemds(runtime: FakeRuntime) -> None:
+    runtime.run(start(runtime), systemd_cgroup=True)
+    assert runtime.arguments[2:3] == ["--systemd-cgroup"]
+
+
 def test_options_of_every_command(runtime: FakeRuntime) -> None:
     runtime.run(start(runtime), root="/run/other")
     log = str(runtime.bundle / "runc.json")
