@@ -14,7 +14,6 @@ from types import ModuleType
 
 import pytest
 
-from containerd_shimkit.linux.systemd import Systemd, systemd_runs
 from containerd_shimkit.testing import assert_nothing_left, snapshot_machine
 from containerd_shimkit.testing.commands import ShimCommand, shim_command, write_stub_binary
 
@@ -40,17 +39,6 @@ def namespace(tmp_path: Path) -> Iterator[str]:
             for directory in [*cgroup.glob("*"), cgroup]:
                 with contextlib.suppress(OSError):
                     directory.rmdir()
-
-
-@pytest.fixture
-def slice_name() -> Iterator[str]:
-    """A slice of the node's systemd that does not exist yet, and does not afterwards."""
-    if not systemd_runs() or os.geteuid() != 0:
-        pytest.skip("needs root, and systemd as the node's service manager")
-    name = f"shimkit{secrets.token_hex(8)}.slice"
-    yield name
-    with Systemd(20.0) as systemd:
-        systemd.stop_unit(name)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import http.client
 import re
 import secrets
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -190,6 +191,24 @@ def test_engine_serves_under_the_default_seccomp_profile(
     assert "Seccomp:\t2\n" in Path(f"/proc/{cri.pid(web.id)}/status").read_text()
     assert web.serves()
     assert web.get("/sleep?ms=1") == (200, "1\n")
+
+
+def test_systemd_makes_the_cgroups_in_the_pods_slice(
+    slice_name: str, cri: Cri, images: PodImages
+) -> None:
+    """As kubelet has it with ``cgroupDriver: systemd``, which is no more than the pod's parent."""
+    pod = cri.run_pod(handler="spin", host_network=True, cgroup_parent=f"/{slice_name}")
+    web = run_web(cri, pod, images.probe, memory=300 << 20)
+    sidecar = run_sidecar(cri, pod, images.busybox)
+    assert web.serves()
+    units = [f"cri-containerd-{name}.scope" for name in (pod.id, web.id, sidecar)]
+    for unit in units:
+        command = ["systemctl", "show", unit, "--property=Slice,ActiveState", "--value"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert sorted(shown.split()) == sorted(["active", slice_name])
+    cgroup = Path(f"/proc/{cri.pid(web.id)}/cgroup").read_text()
+    assert f"/{slice_name}/{units[1]}\n" in cgroup
+    assert cri.stats(web.id).memory.working_set_bytes.value > 0
 
 
 def test_stats_have_memory_and_cpu(cri: Cri, pod: Pod, images: PodImages) -> None:

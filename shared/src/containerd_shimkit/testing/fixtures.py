@@ -6,6 +6,7 @@ Marks: ``root`` and ``containerd`` tests are skipped, saying what is missing, wh
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
+from containerd_shimkit.linux.systemd import Systemd, systemd_runs
 from containerd_shimkit.testing.clean import CleanProcess
 from containerd_shimkit.testing.containerd import SYSTEM_PATH, Containerd
 from containerd_shimkit.testing.leftovers import Machine, assert_nothing_left, snapshot_machine
@@ -90,6 +92,17 @@ def containerd_binary(request: pytest.FixtureRequest, default_binary: str) -> st
     if version := getattr(request, "param", None):
         return containerd_program(version, request.config.rootpath)
     return default_binary
+
+
+@pytest.fixture
+def slice_name() -> Iterator[str]:
+    """A slice of the node's systemd that does not exist yet, and does not afterwards."""
+    if not systemd_runs() or os.geteuid() != 0:
+        pytest.skip("needs root, and systemd as the node's service manager")
+    name = f"shimkit{secrets.token_hex(8)}.slice"
+    yield name
+    with Systemd(20.0) as systemd:
+        systemd.stop_unit(name)
 
 
 @pytest.fixture(scope="session")
