@@ -44,6 +44,10 @@ POD_TESTS = [
 ]
 
 
+SYSTEMD_TESTS = [
+    "shared/tests/linux/test_cgroups_systemd.py",
+    "shared/tests/task/test_systemd_cgroup.py",
+]
 LSM_TESTS = "shared/tests/linux/test_lsm.py"
 LSM_PROGRAMS = {"apparmor": "apparmor_parser", "selinux": "secilc"}
 
@@ -116,9 +120,15 @@ def test_machine_that_panics_is_told_so(tmp_path: Path, pytestconfig: pytest.Con
 
 def test_kernel_tests_on_cgroup_version_2(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     uml = machine(tmp_path, pytestconfig.rootpath)
-    elsewhere = [LSM_TESTS, "shared/tests/linux/test_cgroups_systemd.py"]
+    elsewhere = [LSM_TESTS, *SYSTEMD_TESTS]
     arguments = [*KERNEL_TESTS, *(f"--ignore={file}" for file in elsewhere)]
     assert_all_passed(uml.run_pytest(arguments, seconds=SECONDS))
+
+
+@pytest.mark.parametrize("kernel", [[], ["cgroups=hybrid"]], ids=["version-2", "hybrid"])
+def test_scopes_of_systemd(tmp_path: Path, pytestconfig: pytest.Config, kernel: list[str]) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath, systemd=True, kernel=kernel)
+    assert_all_passed(uml.run_pytest(SYSTEMD_TESTS, seconds=SECONDS))
 
 
 @pytest.mark.parametrize("module", ["apparmor", "selinux"])
@@ -139,3 +149,10 @@ def test_pods_on_cgroup_version_2(
     uml = machine(tmp_path, pytestconfig.rootpath)
     containerd_program(version, pytestconfig.rootpath)  # skips
     assert_all_passed(uml.run_pytest(pod_tests(version, POD_TESTS), seconds=SECONDS))
+
+
+@pytest.mark.containerd
+def test_pod_in_a_slice_of_systemd(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    uml = machine(tmp_path, pytestconfig.rootpath, systemd=True)
+    names = ["test_systemd_makes_the_cgroups_in_the_pods_slice"]
+    assert_all_passed(uml.run_pytest(pod_tests("1.6", names), seconds=SECONDS))

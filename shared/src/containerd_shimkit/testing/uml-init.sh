@@ -38,7 +38,15 @@ mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
 mount -t mqueue mqueue $root/dev/mqueue
 [ ! -d $root/sys/kernel/security ] || mount -t securityfs securityfs $root/sys/kernel/security
 [ ! -d $root/sys/fs/selinux ] || mount -t selinuxfs selinuxfs $root/sys/fs/selinux
-mount -t cgroup2 -o nsdelegate cgroup2 $root/sys/fs/cgroup
+if [ "${cgroups:-}" = hybrid ]; then
+    # systemd keeps what is there, and mounts the controllers of version 1 beside it.
+    mount -t tmpfs -o mode=755 tmpfs $root/sys/fs/cgroup
+    mkdir $root/sys/fs/cgroup/unified $root/sys/fs/cgroup/systemd
+    mount -t cgroup2 cgroup2 $root/sys/fs/cgroup/unified
+    mount -t cgroup -o none,name=systemd,xattr cgroup $root/sys/fs/cgroup/systemd
+else
+    mount -t cgroup2 -o nsdelegate cgroup2 $root/sys/fs/cgroup
+fi
 
 cd $root
 mkdir run/old
