@@ -107,6 +107,31 @@ def test_other_side_that_is_no_systemd(tmp_path: Path, answers: list[bytes], tex
         os.waitpid(pid, 0)
 
 
+def test_authentication_has_ended_before_the_first_call(tmp_path: Path) -> None:
+    """systemd does not see a call that it reads together with the end of the authentication."""
+    uid = str(os.geteuid()).encode().hex().encode()
+    read, write = os.pipe()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "bus"))
+    listener.listen()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            connection, _ = listener.accept()
+            os.write(write, connection.recv(4096))
+            connection.sendall(b"OK 1\r\n")
+            os.write(write, connection.recv(1))
+        finally:
+            os._exit(0)
+    listener.close()
+    with pytest.raises(SystemdError):
+        Systemd(SECONDS, [str(tmp_path / "bus")])
+    os.waitpid(pid, 0)
+    assert os.read(read, 4096) == b"\0AUTH EXTERNAL %s\r\nBEGIN\r\nl" % uid
+    os.close(read)
+    os.close(write)
+
+
 # With systemd
 
 
