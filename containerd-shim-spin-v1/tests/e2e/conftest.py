@@ -253,6 +253,7 @@ def running(
             binary=binary,
             cri=True,
             sandboxer=sandboxer,
+            systemd_cgroup=os.environ.get("TEST_CGROUP_DRIVER") == "systemd",
         ) as daemon,
         Cri(daemon, pods) as cri,
     ):

@@ -174,7 +174,7 @@ def test_limits_are_the_containers(cri: Cri, pod: Pod, images: PodImages) -> Non
     values = {
         name: (cgroup / name).read_text().split()[0]
         for cgroup in cgroup_directories()
-        if cgroup.name == web.id
+        if web.id in cgroup.name  # a scope has more in its name
         for name in names
         if (cgroup / name).exists()
     }

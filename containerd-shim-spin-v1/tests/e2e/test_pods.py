@@ -41,7 +41,7 @@ HEALTH = "/.well-known/spin/health"
 
 def cgroup_file(container: str, *names: str) -> Path:
     """Return the first of ``names`` that this kernel has in the container's cgroup."""
-    directories = [c for c in cgroup_directories() if c.name == container]
+    directories = [c for c in cgroup_directories() if container in c.name]
     return next(d / name for name in names for d in directories if (d / name).exists())
 
 

@@ -104,7 +104,7 @@ class Containerd:
         self._binary = binary
         self._cri = cri
         self._sandboxer = sandboxer
-        self._systemd_cgroup = systemd_cgroup
+        self.systemd_cgroup = systemd_cgroup
         self.netns = netns
         self._shims_cache = shims_cache or self.directory / "cache"
         self._shims_root = shims_root or self.directory / "shims"
@@ -382,7 +382,7 @@ class Containerd:
                 f'runtime_type = "io.containerd.{name}.v1"',
                 f"sandboxer = {_quote(self._sandboxer)}",  # 1.6 has no choice and no such key
             ]
-            if self._systemd_cgroup:
+            if self.systemd_cgroup:
                 lines += [f"{cri}.containerd.runtimes.{name}.options]", "SystemdCgroup = true"]
         return lines
 

@@ -91,6 +91,8 @@ class Cri:
         traceback: TracebackType | None,
     ) -> None:
         self._channel.close()
+        if self.daemon.systemd_cgroup:
+            _systemctl("stop", f"{self.daemon.namespace}.slice")
 
     def wait_until_ready(self) -> None:
         """Return when the plugin has started: it serves some time after containerd does."""
@@ -169,7 +171,7 @@ class Cri:
                 for outside, inside in ports.items()
             ],
             linux=api.LinuxPodSandboxConfig(
-                cgroup_parent=cgroup_parent or f"/{self.daemon.namespace}/{name}",
+                cgroup_parent=cgroup_parent or self._cgroup_parent(name),
                 security_context=api.LinuxSandboxSecurityContext(namespace_options=options),
             ),
         )
@@ -190,9 +192,22 @@ class Cri:
         self._pods.append(Pod(pod_id, config))
         return self._pods[-1]
 
-    @staticmethod
-    def _limit_pod(parent: str, memory: int) -> None:
+    def _cgroup_parent(self, name: str) -> str:
+        """Return the path of the pod's cgroup or, with systemd's driver, of its slice."""
+        namespace = self.daemon.namespace
+        if not self.daemon.systemd_cgroup:
+            return f"/{namespace}/{name}"
+        # A dash in the name of a slice is a level: systemd.slice(5).
+        pod_slice = f"{namespace}-{name.replace('-', '_')}.slice"
+        return f"/{namespace.split('-')[0]}.slice/{namespace}.slice/{pod_slice}"
+
+    def _limit_pod(self, parent: str, memory: int) -> None:
         """Make the pod's cgroup before the pod, as kubelet does."""
+        if self.daemon.systemd_cgroup:
+            unit = Path(parent).name
+            _systemctl("start", unit)
+            _systemctl("set-property", "--runtime", unit, f"MemoryMax={memory}")
+            return
         cgroup = open_cgroup(parent, "")
         cgroup.create()
         cgroup.apply({"memory": {"limit": memory}})
@@ -222,6 +237,9 @@ class Cri:
         """Remove the pod with its containers, and the cgroup that was made for it."""
         request = api.RemovePodSandboxRequest(pod_sandbox_id=pod.id)
         self._call("RemovePodSandbox", request, api.RemovePodSandboxResponse)
+
+        if self.daemon.systemd_cgroup:
+            _systemctl("stop", Path(pod.cgroup_parent).name)
 
         def cgroup_is_removed() -> bool:
             parents = [c for c in cgroup_directories() if str(c).endswith(pod.cgroup_parent)]
@@ -380,7 +398,7 @@ class Cri:
             for path in root.rglob("*")
             if path.name in ids and not str(path).startswith(kept)
         ]
-        parent = f"/{self.daemon.namespace}/"
+        parent = f"/{self.daemon.namespace}{'.slice' if self.daemon.systemd_cgroup else ''}/"
         return Machine(
             processes=frozenset(map(str, find_processes(ids))),
             mounts=frozenset(m for m in mount_points() if _mentions(m, ids)),
@@ -487,6 +505,10 @@ def network_namespace() -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True, timeout=20)
+
+
+def _systemctl(*arguments: str) -> None:
+    subprocess.run(["systemctl", *arguments], check=True, timeout=20)
 
 
 def _ip(daemon: Containerd, *arguments: str) -> None:
