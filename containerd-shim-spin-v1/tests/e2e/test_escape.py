@@ -127,8 +127,8 @@ def test_device_in_a_volume_is_out_of_reach(node: Node, volume: Path, name: str)
 
 def test_device_in_a_volume_is_there_if_the_spec_allows_it(node: Node, volume: Path) -> None:
     attempts = attempts_of(run_guest(node, volume, "--privileged"))
-    # It is open: what it refuses is to give a part of a record.
-    assert attempts["read kmsg"] == "Invalid argument"
+    # It is open. What reading gives depends on the next record: that, or an error of its own.
+    assert attempts["read kmsg"] != "Operation not permitted"
 
 
 def test_environment_is_the_manifests(node: Node, volume: Path) -> None:
