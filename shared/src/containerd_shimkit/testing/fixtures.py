@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from containerd_shimkit.linux.systemd import Systemd, systemd_runs
 from containerd_shimkit.testing.clean import CleanProcess
@@ -46,19 +46,24 @@ def shim_dir(pytestconfig: pytest.Config) -> Path:
     return Path(os.environ.get("SHIM_DIR") or pytestconfig.rootpath / "dist").resolve()
 
 
-def each_containerd(group: str = "") -> list[ParameterSet]:
-    """Return a version of containerd for each run of a test.
+def chosen_versions() -> list[str]:
+    """Return the versions of containerd that tests run on: ``TEST_CONTAINERD``, or all."""
+    chosen = os.environ.get("TEST_CONTAINERD")
+    return [chosen] if chosen else list(VERSIONS)
+
+
+def each_containerd(group: str = "") -> list[Any]:
+    """Return a parameter of pytest's for each of ``chosen_versions``.
 
     group: what is parametrized so runs in one worker of xdist for each version.
     """
-    chosen = os.environ.get("TEST_CONTAINERD")
     return [
         pytest.param(
             version,
             id=version if version in VERSIONS else "given",
             marks=[pytest.mark.xdist_group(f"{group}-{version}")] if group else (),
         )
-        for version in ([chosen] if chosen else VERSIONS)
+        for version in chosen_versions()
     ]
 
 
@@ -83,7 +88,7 @@ ON_EACH_CONTAINERD = pytest.mark.parametrize("containerd_binary", each_container
 @pytest.fixture(scope="session")
 def default_binary(pytestconfig: pytest.Config) -> str:
     """The program of the containerd that tests take which do not choose."""
-    return containerd_program(str(each_containerd()[0].values[0]), pytestconfig.rootpath)
+    return containerd_program(chosen_versions()[0], pytestconfig.rootpath)
 
 
 @pytest.fixture
