@@ -141,10 +141,10 @@ async def test_container_is_refused(
 
 
 needs_apparmor = pytest.mark.skipif(
-    not apparmor_enabled(), reason="needs a kernel with AppArmor: test_other_kernels has one"
+    not apparmor_enabled(), reason="needs a kernel with AppArmor: test_uml runs it on one"
 )
 needs_selinux = pytest.mark.skipif(
-    not selinux_enabled(), reason="needs a kernel with SELinux: test_other_kernels has one"
+    not selinux_enabled(), reason="needs a kernel with SELinux: test_uml runs it on one"
 )
 RULES = """\
 profile shimkit-test flags=(attach_disconnected) {
