@@ -1,4 +1,4 @@
-"""AppArmor and SELinux. What needs a kernel with them, ``test_other_kernels`` runs on one."""
+"""AppArmor and SELinux. What needs a kernel with them, ``test_uml`` runs on one."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def containerd_binary(request: pytest.FixtureRequest, default_binary: str) -> st
 def slice_name() -> Iterator[str]:
     """A slice of the node's systemd that does not exist yet, and does not afterwards."""
     if not systemd_runs() or os.geteuid() != 0:
-        pytest.skip("needs systemd as the node's service manager, and root: test_uml runs it where it is")
+        pytest.skip("needs systemd as the node's service manager: test_uml runs it on such a node")
     name = f"shimkit{secrets.token_hex(8)}.slice"
     yield name
     with Systemd(20.0) as systemd:
