@@ -48,6 +48,10 @@ SYSTEMD_TESTS = [
     "shared/tests/linux/test_cgroups_systemd.py",
     "shared/tests/task/test_systemd_cgroup.py",
 ]
+APPARMOR_POD_TESTS = [
+    "test_engine_serves_in_the_default_apparmor_profile",
+    "test_apps_and_sidecar_share_one_shim",
+]
 LSM_TESTS = "shared/tests/linux/test_lsm.py"
 LSM_PROGRAMS = {"apparmor": "apparmor_parser", "selinux": "secilc"}
 
@@ -139,6 +143,16 @@ def test_security_module(tmp_path: Path, pytestconfig: pytest.Config, module: st
         pytest.skip(f"needs {program}: apt-get install apparmor secilc")
     uml = machine(tmp_path, pytestconfig.rootpath, kernel=[f"lsm={module}"])
     assert_all_passed(uml.run_pytest([LSM_TESTS, "-k", module], seconds=SECONDS))
+
+
+@pytest.mark.containerd
+def test_pods_with_apparmor(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """On a node with AppArmor every container of a pod is in a profile."""
+    if shutil.which("apparmor_parser", path=SYSTEM_PATH) is None:
+        pytest.skip("needs apparmor_parser: apt-get install apparmor")
+    uml = machine(tmp_path, pytestconfig.rootpath, kernel=["lsm=apparmor"])
+    containerd_program("1.6", pytestconfig.rootpath)  # skips
+    assert_all_passed(uml.run_pytest(pod_tests("1.6", APPARMOR_POD_TESTS), seconds=SECONDS))
 
 
 @pytest.mark.containerd

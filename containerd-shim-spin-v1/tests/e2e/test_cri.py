@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from containerd_shimkit.linux.lsm import apparmor_enabled
 from containerd_shimkit.testing.apps import DEADLINE, end_process, eventually
 from containerd_shimkit.testing.cri import Cri, CriError, Pod
 from containerd_shimkit.testing.leftovers import cgroup_directories, find_processes
@@ -209,6 +210,22 @@ def test_systemd_makes_the_cgroups_in_the_pods_slice(
     cgroup = Path(f"/proc/{cri.pid(web.id)}/cgroup").read_text()
     assert f"/{slice_name}/{units[1]}\n" in cgroup
     assert cri.stats(web.id).memory.working_set_bytes.value > 0
+
+
+@pytest.mark.skipif(not apparmor_enabled(), reason="needs a kernel with AppArmor: test_uml runs it")
+def test_engine_serves_in_the_default_apparmor_profile(
+    cri: Cri, pod: Pod, images: PodImages, tmp_path: Path
+) -> None:
+    """containerd's, which every container gets that asks for no other."""
+    (tmp_path / "file").write_text("read")
+    mounts = [(tmp_path, "/config", True), (tmp_path, "/scratch", False)]
+    web = run_web(cri, pod, images.reader, mounts=mounts)
+    profile = Path(f"/proc/{cri.pid(web.id)}/attr/apparmor/current").read_text()
+    assert profile == "cri-containerd.apparmor.d (enforce)\n"
+    assert web.get("/file?path=/config/file") == (200, "read")
+    assert web.get("/sleep?ms=1") == (200, "1\n")
+    cri.stop_container(web.id, 20)
+    assert cri.exit_code(web.id) == 0
 
 
 def test_stats_have_memory_and_cpu(cri: Cri, pod: Pod, images: PodImages) -> None:
