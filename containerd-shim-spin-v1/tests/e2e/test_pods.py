@@ -1,4 +1,4 @@
-"""What the issue promises of pods, each promise by one test, on every containerd."""
+"""What is promised of pods, each promise by one test, on every containerd."""
 
 from __future__ import annotations
 

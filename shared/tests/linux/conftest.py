@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
-from containerd_shimkit.linux.cgroups_base import ROOT
+from containerd_shimkit.linux.cgroups.base import ROOT
 
 InChild = Callable[[Callable[[], object]], Any]
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from containerd_shimkit.errors import BundleError, SandboxError
-from containerd_shimkit.linux import cgroups_v1, cgroups_v2
 from containerd_shimkit.linux.cgroups import Cgroup, join
-from containerd_shimkit.linux.cgroups_base import not_applied, plain_path
-from containerd_shimkit.linux.cgroups_v1 import CgroupV1, device_rule, pids_max
-from containerd_shimkit.linux.cgroups_v2 import CgroupV2, cpu_max, cpu_weight, io_weight, swap_max
+from containerd_shimkit.linux.cgroups.base import not_applied, plain_path
+from containerd_shimkit.linux.cgroups.v1 import KNOWN as V1_KNOWN
+from containerd_shimkit.linux.cgroups.v1 import CgroupV1, device_rule, pids_max
+from containerd_shimkit.linux.cgroups.v2 import KNOWN as V2_KNOWN
+from containerd_shimkit.linux.cgroups.v2 import CgroupV2, cpu_max, cpu_weight, io_weight, swap_max
 from containerd_shimkit.metrics import metrics_any
 from containerd_shimkit.proto import cgroups_v1_pb2, cgroups_v2_pb2
 
@@ -140,8 +141,8 @@ def test_limits_that_are_not_applied_are_told() -> None:
         texts = not_applied(IGNORED, known, "")
         return [text.split()[0].removeprefix("linux.resources.") for text in texts]
 
-    assert told(cgroups_v1.KNOWN) == ["memory.kernel", "blockIO.leafWeight", "rdma"]
-    assert told(cgroups_v2.KNOWN) == [
+    assert told(V1_KNOWN) == ["memory.kernel", "blockIO.leafWeight", "rdma"]
+    assert told(V2_KNOWN) == [
         *("memory.kernel", "memory.swappiness", "cpu.realtimeRuntime"),
         *("blockIO.leafWeight", "network", "rdma"),
     ]

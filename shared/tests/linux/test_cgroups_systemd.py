@@ -19,7 +19,7 @@ import pytest
 from containerd_shimkit.errors import BundleError, FailedPreconditionError, SandboxError
 from containerd_shimkit.linux import systemd as systemd_module
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
-from containerd_shimkit.linux.cgroups_base import wait_for
+from containerd_shimkit.linux.cgroups.base import wait_for
 from containerd_shimkit.linux.systemd import SOCKETS, Systemd, SystemdError
 
 SECONDS = 20.0

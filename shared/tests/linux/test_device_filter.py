@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux import constants as k
-from containerd_shimkit.linux import device_filter, syscalls
-from containerd_shimkit.linux.cgroups import Cgroup, join
-from containerd_shimkit.linux.device_filter import (
+from containerd_shimkit.linux import syscalls
+from containerd_shimkit.linux.cgroups import Cgroup, device_filter, join
+from containerd_shimkit.linux.cgroups.device_filter import (
     Instruction,
     apply_device_rules,
     device_program,

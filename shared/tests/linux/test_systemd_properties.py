@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.errors import BundleError
-from containerd_shimkit.linux.systemd_properties import (
+from containerd_shimkit.linux.cgroups.properties import (
     INFINITY,
     bit_mask,
     device_properties,

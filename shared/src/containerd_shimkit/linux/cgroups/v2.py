@@ -13,7 +13,7 @@ from typing import Self
 
 from containerd_shimkit.errors import BundleError, SandboxError
 from containerd_shimkit.linux import constants as k
-from containerd_shimkit.linux.cgroups_base import (
+from containerd_shimkit.linux.cgroups.base import (
     ROOT,
     Cgroup,
     CgroupStats,
@@ -30,9 +30,9 @@ from containerd_shimkit.linux.cgroups_base import (
     wait_for,
     write_file,
 )
-from containerd_shimkit.linux.cgroups_v1 import KNOWN as V1_KNOWN
-from containerd_shimkit.linux.cgroups_v1 import pids_max
-from containerd_shimkit.linux.device_filter import apply_device_rules
+from containerd_shimkit.linux.cgroups.device_filter import apply_device_rules
+from containerd_shimkit.linux.cgroups.v1 import KNOWN as V1_KNOWN
+from containerd_shimkit.linux.cgroups.v1 import pids_max
 from containerd_shimkit.linux.syscalls import inotify_open, step
 
 UNLIMITED = 2**64 - 1

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from containerd_shimkit.errors import SandboxError
 from containerd_shimkit.linux import constants as k
-from containerd_shimkit.linux.cgroups_v1 import DEFAULT_RULES, device_rule
+from containerd_shimkit.linux.cgroups.v1 import DEFAULT_RULES, device_rule
 from containerd_shimkit.linux.syscalls import (
     bpf_prog_attach,
     bpf_prog_detach,

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from containerd_shimkit.errors import BundleError
-from containerd_shimkit.linux.cgroups_base import Resources
-from containerd_shimkit.linux.cgroups_v1 import DEFAULT_RULES, device_rule, pids_max
-from containerd_shimkit.linux.cgroups_v2 import cpu_weight, io_weight, swap_max
+from containerd_shimkit.linux.cgroups.base import Resources
+from containerd_shimkit.linux.cgroups.v1 import DEFAULT_RULES, device_rule, pids_max
+from containerd_shimkit.linux.cgroups.v2 import cpu_weight, io_weight, swap_max
 from containerd_shimkit.linux.systemd import Property
 
 INFINITY: Final = 2**64 - 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from containerd_shimkit.errors import BundleError, SandboxError
-from containerd_shimkit.linux.cgroups_base import (
+from containerd_shimkit.linux.cgroups.base import (
     ROOT,
     Cgroup,
     CgroupStats,

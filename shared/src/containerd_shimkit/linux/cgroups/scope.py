@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from containerd_shimkit.errors import BundleError, FailedPreconditionError, SandboxError
-from containerd_shimkit.linux.cgroups_base import (
+from containerd_shimkit.linux.cgroups.base import (
     ROOT,
     Cgroup,
     Resources,
@@ -31,11 +31,11 @@ from containerd_shimkit.linux.cgroups_base import (
     read_text,
     wait_for,
 )
-from containerd_shimkit.linux.cgroups_v1 import CgroupV1
-from containerd_shimkit.linux.cgroups_v2 import CgroupV2
+from containerd_shimkit.linux.cgroups.properties import resource_properties
+from containerd_shimkit.linux.cgroups.v1 import CgroupV1
+from containerd_shimkit.linux.cgroups.v2 import CgroupV2
 from containerd_shimkit.linux.syscalls import close_range, step
 from containerd_shimkit.linux.systemd import Property, Systemd, systemd_runs
-from containerd_shimkit.linux.systemd_properties import resource_properties
 
 START_SECONDS: Final = 30.0
 """For systemd to start a scope, as runc has it: a ``daemon-reload`` may take seconds."""

@@ -7,7 +7,7 @@ systemd); for any other one the directories are made and the files written here 
 from __future__ import annotations
 
 from containerd_shimkit.linux import constants as k
-from containerd_shimkit.linux.cgroups_base import (
+from containerd_shimkit.linux.cgroups.base import (
     ROOT,
     Cgroup,
     CgroupStats,
@@ -19,9 +19,9 @@ from containerd_shimkit.linux.cgroups_base import (
     plain_path,
     systemd_unit,
 )
-from containerd_shimkit.linux.cgroups_systemd import open_scope
-from containerd_shimkit.linux.cgroups_v1 import CgroupV1
-from containerd_shimkit.linux.cgroups_v2 import CgroupV2
+from containerd_shimkit.linux.cgroups.scope import open_scope
+from containerd_shimkit.linux.cgroups.v1 import CgroupV1
+from containerd_shimkit.linux.cgroups.v2 import CgroupV2
 from containerd_shimkit.linux.syscalls import filesystem_type, step
 
 __all__ = [
