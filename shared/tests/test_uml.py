@@ -29,28 +29,34 @@ KERNEL_TESTS = [
     "shared/tests/task/test_oom.py",
     "shared/tests/task/test_runc.py",
 ]
-POD_TESTS = [
-    "test_apps_and_sidecar_share_one_shim",
-    "test_shared_pid_namespace",
-    "test_volumes_are_seen_by_a_guest",
-    "test_limits_are_the_containers",
-    "test_engine_serves_under_the_default_seccomp_profile",
-    "test_stats_have_memory_and_cpu",
-    "test_one_container_restarts_while_others_run",
-    "test_stop_lets_a_request_end",
-    "test_stopped_pod_ends_all_its_containers",
-    "test_pod_outlives_containerd",
-    "test_pod_has_an_address_and_a_network_of_its_own",
-]
-
-
 SYSTEMD_TESTS = [
     "shared/tests/linux/test_cgroups_systemd.py",
     "shared/tests/task/test_systemd_cgroup.py",
 ]
+SYSTEMD_POD_TESTS = [
+    "test_cri.py::test_apps_and_sidecar_share_one_shim",
+    "test_cri.py::test_cgroups_are_in_the_pods",
+    "test_cri.py::test_limits_are_the_containers",
+    "test_cri.py::test_stats_have_memory_and_cpu",
+    "test_cri.py::test_stopped_pod_ends_all_its_containers",
+    "test_cri.py::test_shim_killed",
+    "test_pods.py::test_container_beyond_its_memory_is_oom_killed",
+]
+POD_TESTS = [
+    *SYSTEMD_POD_TESTS,
+    "test_cri.py::test_volumes_are_seen_by_a_guest",
+    "test_cri.py::test_one_container_restarts_while_others_run",
+    "test_cri.py::test_stop_lets_a_request_end",
+    "test_cri.py::test_pod_outlives_containerd",
+    "test_cri.py::test_pod_has_an_address_and_a_network_of_its_own",
+    "test_pods.py::test_pod_from_its_run_to_its_removal",
+    "test_pods.py::test_container_beyond_the_memory_of_its_pod_is_oom_killed",
+    "test_pods.py::test_sidecar_beyond_its_memory_is_oom_killed",
+    "test_pods.py::test_cpu_limit_holds",
+]
 APPARMOR_POD_TESTS = [
-    "test_engine_serves_in_the_default_apparmor_profile",
-    "test_apps_and_sidecar_share_one_shim",
+    "test_cri.py::test_engine_serves_in_the_default_apparmor_profile",
+    "test_cri.py::test_apps_and_sidecar_share_one_shim",
 ]
 LSM_TESTS = "shared/tests/linux/test_lsm.py"
 LSM_PROGRAMS = {"apparmor": "apparmor_parser", "selinux": "secilc"}
@@ -72,8 +78,8 @@ def assert_all_passed(report: Report) -> None:
     assert report.passed > 0, tail
 
 
-def pod_tests(version: str, names: list[str]) -> list[str]:
-    return [f"containerd-shim-spin-v1/tests/e2e/test_cri.py::{n}[{version}]" for n in names]
+def pod_tests(names: list[str], version: str) -> list[str]:
+    return [f"containerd-shim-spin-v1/tests/e2e/{name}[{version}]" for name in names]
 
 
 # The rig
@@ -152,7 +158,7 @@ def test_pods_with_apparmor(tmp_path: Path, pytestconfig: pytest.Config) -> None
         pytest.skip("needs apparmor_parser: apt-get install apparmor")
     uml = machine(tmp_path, pytestconfig.rootpath, kernel=["lsm=apparmor"])
     containerd_program("1.6", pytestconfig.rootpath)  # skips
-    assert_all_passed(uml.run_pytest(pod_tests("1.6", APPARMOR_POD_TESTS), seconds=SECONDS))
+    assert_all_passed(uml.run_pytest(pod_tests(APPARMOR_POD_TESTS, "1.6"), seconds=SECONDS))
 
 
 @pytest.mark.containerd
@@ -162,11 +168,16 @@ def test_pods_on_cgroup_version_2(
 ) -> None:
     uml = machine(tmp_path, pytestconfig.rootpath)
     containerd_program(version, pytestconfig.rootpath)  # skips
-    assert_all_passed(uml.run_pytest(pod_tests(version, POD_TESTS), seconds=SECONDS))
+    assert_all_passed(uml.run_pytest(pod_tests(POD_TESTS, version), seconds=SECONDS))
 
 
 @pytest.mark.containerd
-def test_pod_in_a_slice_of_systemd(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("version", ["1.6", "2.4"])
+def test_pods_with_the_systemd_driver(
+    tmp_path: Path, pytestconfig: pytest.Config, version: str
+) -> None:
     uml = machine(tmp_path, pytestconfig.rootpath, systemd=True)
-    names = ["test_systemd_makes_the_cgroups_in_the_pods_slice"]
-    assert_all_passed(uml.run_pytest(pod_tests("1.6", names), seconds=SECONDS))
+    containerd_program(version, pytestconfig.rootpath)  # skips
+    tests = pod_tests(SYSTEMD_POD_TESTS, version)
+    driver = {"TEST_CGROUP_DRIVER": "systemd"}
+    assert_all_passed(uml.run_pytest(tests, seconds=SECONDS, env=driver))

@@ -150,12 +150,10 @@ class Cri:
         shared_pids: bool = False,
         memory: int = 0,
         ports: Mapping[int, int] = MappingProxyType({}),
-        cgroup_parent: str = "",
     ) -> Pod:
         """Run a pod without containers; its name is its hostname.
 
         memory: limit in bytes of the whole pod.  ports: of the pod, by those of the host.
-        cgroup_parent: of its containers' cgroups, by default one of its own.
         """
         name = f"pod-{secrets.token_hex(4)}"
         options = api.NamespaceOption(
@@ -171,7 +169,7 @@ class Cri:
                 for outside, inside in ports.items()
             ],
             linux=api.LinuxPodSandboxConfig(
-                cgroup_parent=cgroup_parent or self._cgroup_parent(name),
+                cgroup_parent=self._cgroup_parent(name),
                 security_context=api.LinuxSandboxSecurityContext(namespace_options=options),
             ),
         )
