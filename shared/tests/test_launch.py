@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,43 @@ def test_source_checkout_has_no_zygote(
     assert launch.main(STUB_KIND, None) == 64
     assert "zygote" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "greets", "kept"),
+    [
+        pytest.param("start", False, False, id="hung"),
+        pytest.param("start", True, True, id="slow-start"),
+        pytest.param("delete", True, True, id="slow-delete"),
+        pytest.param("delete", False, True, id="busy"),
+    ],
+)
+def test_only_a_zygote_that_hangs_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, greets: bool, kept: bool
+) -> None:
+    monkeypatch.setenv("CONTAINERD_WASM_SHIMS_RUN", str(tmp_path))
+    monkeypatch.setattr(launch, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "DELETE_GREETING_SECONDS", 0.2)
+    path = zygote_socket(STUB_KIND, "b")
+
+    def greet() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.send(b"!")
+            connection.recv(1)
+            done.wait(5)
+
+    done = threading.Event()
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        listener.bind(path)
+        listener.listen()
+        greeting = pool.submit(greet) if greets else None
+        with pytest.raises(launch.Unanswered):
+            launch.forward(STUB_KIND, "b", [command])
+        done.set()
+        if greeting is not None:
+            greeting.result(5)
+    assert Path(path).exists() is kept

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -322,6 +322,23 @@ def test_client_that_goes_away_does_not_kill_it(spin: ShimCommand) -> None:
             client.connect(str(socket_of(spin)))
     assert spin.start(bundle_of(spin)).returncode == 0
     assert spin.zygotes() == [zygote]
+
+
+def test_clients_that_say_nothing_hold_nobody_up(spin: ShimCommand) -> None:
+    """As on a node so busy that they do not get to run: they would wait for each other."""
+    zygote = zygote_of(spin)
+    with ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            client.settimeout(SECONDS)
+            client.connect(str(socket_of(spin)))
+        begun = time.monotonic()
+        assert spin.start(bundle_of(spin)).returncode == 0
+        assert time.monotonic() - begun < 5.0, "what a start waits for a zygote"
+        assert client.recv(2) == b"!"
+        assert client.recv(2) == b"", "dropped in the end"
+    assert spin.zygotes() == [zygote]
+    assert [shim.parent for shim in spin.shims()] == [zygote.pid] * 2
 
 
 # What it is

@@ -57,17 +57,21 @@ def forward(kind: ShimKind, build_id: str, arguments: list[str]) -> int:
             raise Unanswered  # a zygote only for a clean-up is not worth its start
         connection = _start_zygote(path)
         seconds = FIRST_ANSWER_SECONDS
+    greeted = b""
     try:
         connection.settimeout(seconds)
         # What waits in the queue of a zygote that hangs stays open, and containerd reads our
         # output until nobody holds it: only one that has just shown itself alive gets it.
-        answer = connection.recv(1)
-        if answer:
+        answer = greeted = connection.recv(1)
+        if greeted:
             connection.settimeout(ANSWER_SECONDS)
             connection.sendmsg([encode(arguments)], [_standard_descriptors()])
             answer = connection.recv(1)
     except TimeoutError as exc:
-        _forget(path)  # it hangs: the next start makes another one
+        # One that greets does not hang, however long its fork takes on a busy node; and a clean-up
+        # has not the time to tell.
+        if not greeted and arguments[-1] == "start":
+            _forget(path)  # it hangs: the next start makes another one
         raise Unanswered from exc
     except OSError as exc:
         raise Unanswered from exc

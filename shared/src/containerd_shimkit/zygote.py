@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -29,6 +30,7 @@ from containerd_shimkit.runtime import ShimKind
 
 IDLE_SECONDS: Final = 600.0
 _WAKE_SECONDS: Final = 30.0  # how often an idle zygote looks whether its socket is still there
+_MESSAGE_SECONDS: Final = 5.0  # whoever was greeted has this long to say what it wants
 _MAX_MESSAGE: Final = 1 << 20
 _LISTENER: Final = 3
 
@@ -61,24 +63,30 @@ class Zygote:
         self._path = path
         self._inode = path.stat().st_ino
         self._children: set[int] = set()
+        self._greeted: dict[int, tuple[socket.socket, float]] = {}
+        """Connections that have not said yet what they want, by descriptor, and until when."""
+        self._poll = select.poll()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Serve until idle or replaced."""
         signal.set_wakeup_fd(self._wake_writer)
         signal.signal(signal.SIGCHLD, _ignore)
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._wake_reader, select.POLLIN)
+        self._poll.register(self._listener, select.POLLIN)
+        self._poll.register(self._wake_reader, select.POLLIN)
         idle = 0.0
         while idle < IDLE_SECONDS and self._is_current():
-            events = poll.poll(_WAKE_SECONDS * 1000)
+            seconds = _MESSAGE_SECONDS if self._greeted else _WAKE_SECONDS
+            ready = [fd for fd, _ in self._poll.poll(seconds * 1000)]
             self._reap()
-            if any(fd == self._listener.fileno() for fd, _ in events):
-                self._accept()
-                idle = 0.0
-            else:
-                idle = 0.0 if self._children else idle + _WAKE_SECONDS
+            if self._listener.fileno() in ready:
+                self._greet()
+            for fd in ready:
+                if fd in self._greeted:
+                    self._hear(fd)
+            self._drop_silent()
+            busy = self._children or self._greeted or self._listener.fileno() in ready
+            idle = 0.0 if busy else idle + _WAKE_SECONDS
         if self._is_current():
             self._path.unlink(missing_ok=True)
 
@@ -97,15 +105,27 @@ class Zygote:
             while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
                 self._children.discard(pid)
 
-    def _accept(self) -> None:
+    def _greet(self) -> None:
+        """Take up a connection, and wait for nobody: on a busy node the other end may take long."""
         try:
             connection, _ = self._listener.accept()
         except OSError:
             return
+        connection.setblocking(False)
+        try:
+            connection.send(b"!")  # alive; whoever has given up meanwhile is gone by now
+        except OSError:
+            connection.close()
+            return
+        self._greeted[connection.fileno()] = (connection, time.monotonic() + _MESSAGE_SECONDS)
+        self._poll.register(connection, select.POLLIN)
+
+    def _hear(self, fd: int) -> None:
+        """Do what a connection asks for."""
+        self._poll.unregister(fd)
+        connection, _ = self._greeted.pop(fd)
         with connection:
-            connection.settimeout(1.0)
             try:
-                connection.send(b"!")  # alive; whoever has given up meanwhile is gone by now
                 message, descriptors, _, _ = socket.recv_fds(connection, _MAX_MESSAGE, 3)
             except OSError:
                 return
@@ -115,6 +135,14 @@ class Zygote:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+
+    def _drop_silent(self) -> None:
+        now = time.monotonic()
+        for fd, (connection, deadline) in list(self._greeted.items()):
+            if now >= deadline:
+                self._poll.unregister(fd)
+                connection.close()
+                del self._greeted[fd]
 
     def _fork(self, connection: socket.socket, message: bytes, descriptors: list[int]) -> None:
         try:
@@ -144,6 +172,8 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._listener.close()
+        for connection, _ in self._greeted.values():
+            connection.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         for number, descriptor in enumerate(descriptors):
