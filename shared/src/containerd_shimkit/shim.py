@@ -33,6 +33,9 @@ from containerd_shimkit.task.service import SERVICES, TaskService
 UNUSED_SECONDS: Final = 120.0
 """A shim that never gets a container ends by itself: containerd died between start and Create."""
 _LOOK_SECONDS: Final = 2.0
+# containerd closes right after the answer to Shutdown, and takes a closed one for a failure of
+# ShutdownSandbox.
+_LINGER_SECONDS: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ async def _serve(kind: ShimKind, arguments: StartArguments, listener: socket.soc
     unused = asyncio.create_task(_end_unused(service, Path(arguments.bundle), done))
     await done.wait()
     unused.cancel()
-    await server.close()
+    await server.close(linger=_LINGER_SECONDS)
     await publisher.close()
 
 

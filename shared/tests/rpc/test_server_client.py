@@ -528,6 +528,33 @@ def test_close_waits_for_handlers_that_must_finish(run: Callable[[Any], Any], pa
     run(main())
 
 
+def test_close_lets_the_client_be_first(run: Callable[[Any], Any], path: Path) -> None:
+    """It is answered, and its connection stays open until it closes that itself."""
+
+    async def main() -> None:
+        async with serving(path, task()) as server, connected(path) as client:
+            assert (await state(client)).id == "a"
+            closing = asyncio.create_task(server.close(linger=30))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(closing), 0.1)
+            assert not client.closed
+            await client.close()
+            await asyncio.wait_for(closing, 5)
+
+    run(main())
+
+
+def test_close_does_not_wait_for_a_client_for_ever(run: Callable[[Any], Any], path: Path) -> None:
+    async def main() -> None:
+        async with serving(path, task()) as server, connected(path) as client:
+            assert (await state(client)).id == "a"
+            await asyncio.wait_for(server.close(linger=0.05), 5)
+            with pytest.raises(ConnectionError):
+                await state(client)
+
+    run(main())
+
+
 def test_close_ends_waiting_handlers(run: Callable[[Any], Any], path: Path) -> None:
     async def main() -> None:
         begun = asyncio.Event()

@@ -91,10 +91,12 @@ class Server:
         self._listener = sock
         self._accepting = asyncio.create_task(self._accept(sock))
 
-    async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+    async def close(self, timeout: float = CLOSE_TIMEOUT, linger: float = 0.0) -> None:
         """Stop serving: wait for the handlers that must finish, then close every connection.
 
         timeout: seconds for those handlers; one that takes longer goes on without an audience.
+        linger: seconds in which the clients may close first. A client in Go that finds an answer
+        and the end of the connection at once takes either.
         Not to be awaited by a handler, which would wait for itself.  The path of the socket is left
         to who bound it.
         """
@@ -111,6 +113,8 @@ class Server:
             if unfinished:
                 _log.warning("%d calls still run after %g s", len(unfinished), timeout)
         peers = list(self._peers)
+        if peers and linger:
+            await asyncio.wait([peer.lost for peer in peers], timeout=linger)
         for peer in peers:
             peer.transport.close()
         if peers:
