@@ -72,7 +72,7 @@ def machine(
 
 def assert_all_passed(report: Report) -> None:
     """The message of a failure is the end of what pytest printed inside."""
-    tail = report.output[-8000:]
+    tail = report.output[-16000:]
     assert report.exit_code == 0, tail
     assert report.skipped == [], tail
     assert report.passed > 0, tail

@@ -134,8 +134,8 @@ class Uml:
         """Run pytest with this Python inside. Raises UmlError, with pytest's output, as ``run``."""
         xml = self.directory / "report.xml"
         log = self.directory / "output"
-        command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider"]
-        command += [f"--junitxml={_INSIDE / xml.name}", *arguments]
+        command = [sys.executable, "-m", "pytest", "--color=no", "--tb=short"]
+        command += ["-p", "no:cacheprovider", f"--junitxml={_INSIDE / xml.name}", *arguments]
         try:
             with log.open("wb") as output:
                 code = self.run(command, output, seconds=seconds, env=env)
