@@ -31,6 +31,7 @@ from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from containerd_shimkit.task.record import InitRecord
 from containerd_shimkit.testing import BundleBuilder
+from containerd_shimkit.testing.apps import eventually
 from containerd_shimkit.testing.commands import SECONDS, ShimCommand
 
 pytestmark = pytest.mark.root
@@ -405,6 +406,28 @@ def test_delete_of_one_container_spares_its_pod(stub: ShimCommand) -> None:
     ended = stub.call("Wait", api.WaitRequest(id="d"), api.WaitResponse)
     assert ended.exit_status == 137
     assert stub.delete(bundles[0].path, "c").pid == pids[0]
+
+
+def test_delete_lets_a_slow_runtime_finish(stub: ShimCommand, bundle: Path) -> None:
+    """Killed in its midst it would leave its state for ever: nobody asks a second time."""
+    own = stub.directory
+    gate, script = own / "gate", own / "runtime"
+    os.mkfifo(gate)
+    script.write_text(f'#!/bin/sh\nread line <{gate}\necho "$@" >{own}/.new\n')
+    with script.open("a") as file:
+        file.write(f"mv {own}/.new {own}/done\n")
+    script.chmod(0o755)
+    InitRecord(2**22 + 1, 1, runtime=(str(script), "--root", "/r")).save(bundle)
+    stub.delete(bundle)
+    assert not (own / "done").exists()
+    gate_end = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)  # ENXIO if nobody reads any more
+    os.write(gate_end, b"go\n")
+    os.close(gate_end)
+
+    def said() -> str:
+        return (own / "done").read_text()
+
+    assert eventually(said) == "--root /r delete --force c\n"
 
 
 def test_delete_unmounts_a_rootfs(stub: ShimCommand, bundle: Path) -> None:

@@ -200,7 +200,13 @@ def delete_task(address: str, namespace: str, task_id: str, bundle_path: str) ->
         if record is not None and record.runtime:
             command = [*record.runtime, "delete", "--force", task_id]
             half = _seconds_until(deadline) / 2  # the cgroup has a part, too
-            subprocess.run(command, capture_output=True, timeout=half)
+            # One that takes longer goes on behind our back: killed, it would leave its state.
+            # It has no streams of ours, whose end containerd waits for.
+            null = subprocess.DEVNULL
+            runtime = subprocess.Popen(
+                command, stdin=null, stdout=null, stderr=null, start_new_session=True
+            )
+            runtime.wait(half)
     with contextlib.suppress(Exception):
         if cgroup is not None:
             cgroup.delete(_seconds_until(deadline))
