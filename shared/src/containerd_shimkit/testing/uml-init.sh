@@ -77,7 +77,7 @@ Type=oneshot
 ExecStart=/bin/sh /run/uml/command
 TimeoutStartSec=infinity
 UNIT
-    exec /lib/systemd/systemd --unit=uml.service --log-target=kmsg
+    exec /lib/systemd/systemd --unit=uml.service --log-target=kmsg --show-status=error
 fi
 
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
