@@ -432,3 +432,12 @@ async def test_termination_log_has_the_reason_of_a_failed_start(
         with pytest.raises(ShimError, match="the reason"):
             await running.start("c")
         assert message.read_text() == "the reason"
+
+
+@in_clean_process
+async def test_engine_is_not_taken_apart_when_it_ends(tmp_path: Path, namespace: str) -> None:
+    """What that may do, as wasmtime has to unmap and to join, is not the app's exit code."""
+    async with running_service(namespace) as running:
+        await running.run(builder(tmp_path, namespace, env={"STUB_DIE": "end"}))
+        await running.kill("c", signal.SIGTERM)
+        assert await asyncio.wait_for(running.wait("c"), DEADLINE) == 0

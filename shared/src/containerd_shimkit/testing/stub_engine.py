@@ -9,7 +9,8 @@ What it does is said by the container's environment:
     STUB_COMPILE=PATH   have a ``.wasm`` file of the image compiled
     STUB_FAIL=STEP      raise EngineError with STUB_TEXT in ``prepare`` or ``serve``
     STUB_CRASH=STEP     raise RuntimeError with STUB_TEXT in ``prepare``, ``serve`` or ``ready``
-    STUB_DIE=STEP       exit with code 9 at once in ``prepare``, ``serve`` or ``ready``
+    STUB_DIE=STEP       exit with code 9 at once in ``prepare``, ``serve`` or ``ready``, or when the
+                        engine is taken apart: ``end``
     STUB_HANG=STEP      do nothing more in ``prepare`` or ``serve``
 
 Without any of these it serves nothing until it is told to stop, then ends with 0.
@@ -36,7 +37,14 @@ DIED = 9
 class StubEngine:
     """Implements ``containerd_shimkit.engine.Engine``; its app is the context."""
 
+    _dies_in_the_end = False
+
+    def __del__(self) -> None:
+        if self._dies_in_the_end:
+            os._exit(DIED)
+
     def prepare(self, context: RuntimeContext) -> RuntimeContext:
+        self._dies_in_the_end = context.env.get("STUB_DIE") == "end"
         _misbehave("prepare", context.env)
         if path := context.env.get("STUB_COMPILE"):
             wasm = os.open(path, os.O_RDONLY)
