@@ -71,8 +71,7 @@ def start_shim(arguments: StartArguments) -> socket.socket | None:
     """
     bundle = Path(arguments.bundle)
     params = _read_params(arguments)
-    knows_sandboxes = params is not None or bool(os.environ.get("MAX_SHIM_VERSION"))
-    is_sandbox = knows_sandboxes and not (bundle / "config.json").exists()
+    is_sandbox = (params is not None or _takes_json()) and not (bundle / "config.json").exists()
     group = (None if is_sandbox else Bundle.load(bundle).group) or arguments.task_id
     directory = params.socket_dir if params and params.socket_dir else _SOCKET_DIRECTORY
     path = socket_path(arguments.address, arguments.namespace, group, directory)
@@ -167,11 +166,16 @@ def _read_all(descriptor: int) -> bytes:
     return b"".join(chunks)
 
 
+def _takes_json() -> bool:
+    """Whether containerd is 1.7 or later."""
+    return bool(os.environ.get("MAX_SHIM_VERSION"))
+
+
 def _bootstrap_answer(address: str, version: int, params: BootstrapParams | None) -> bytes:
     if params is not None:
         result = BootstrapResult(version=version, address=address, protocol="ttrpc")
         return result.SerializeToString()
-    if os.environ.get("MAX_SHIM_VERSION"):
+    if _takes_json():
         return json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode()
     return address.encode()
 

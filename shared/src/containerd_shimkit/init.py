@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def run(request: SandboxRequest, control: Control, engine: Engine, compiler: socket.socket) -> int:
-    """Return the container's exit code."""
+    """Serve the app, and leave with its exit code; return the code of one that never served."""
     stdout, stderr = OutputWriter(1), OutputWriter(2)
     _log_to(stderr)
     if request.bundle.spec.linux.seccomp and not seccomp_available():

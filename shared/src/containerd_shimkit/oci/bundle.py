@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +33,7 @@ class Bundle:
     @property
     def group(self) -> str | None:
         """What the shim serves as one: the pod, by its id; None outside Kubernetes."""
-        return group_of(self.spec.annotations)
+        return self.spec.annotations.get(SANDBOX_ID) or None
 
     @property
     def is_pause(self) -> bool:
@@ -57,8 +56,3 @@ def load_config(path: Path) -> object:
     except (ValueError, RecursionError) as exc:
         raise BundleError(f"{config}: not JSON: {exc}") from exc
     return data
-
-
-def group_of(annotations: Mapping[str, str]) -> str | None:
-    """Return the pod's id from the annotations of one of its containers."""
-    return annotations.get(SANDBOX_ID) or None

@@ -73,8 +73,9 @@ class PodFiles:
             if not _mounts_on(mounts, name):
                 mounts.append(self._bind(name, mode))
         # Every container has a tmpfs of its own there unless the spec's author replaced it.
-        if all(entry.get("type") == "tmpfs" for entry in _mounts_on(mounts, _SHM)):
-            mounts[:] = [entry for entry in mounts if entry not in _mounts_on(mounts, _SHM)]
+        shm = _mounts_on(mounts, _SHM)
+        if all(entry.get("type") == "tmpfs" for entry in shm):
+            mounts[:] = [entry for entry in mounts if entry not in shm]
             mounts.append(self._bind(_SHM, "rw"))
         temporary = bundle / f".config.json.{os.getpid()}"
         temporary.write_text(json.dumps(config))
