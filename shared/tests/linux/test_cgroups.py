@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -278,6 +279,45 @@ def test_join_freeze_thaw_kill_delete(fixture: str, request: pytest.FixtureReque
     cgroup.delete()
     assert not cgroup.exists()
     assert cgroup.pids() == []
+
+
+# Starts threads and executes itself, without end.
+EXECUTE_WITH_THREADS = """
+import os, sys, threading
+for _ in range(8):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+os.execv(sys.executable, [sys.executable, "-IS", "-c", sys.argv[1], sys.argv[1]])
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("fixture", ["cgroup", "unified"])
+def test_freeze_of_a_program_that_executes_another(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    """As runc's init does right after `start`, one time in fifty at the wrong moment."""
+    cgroup: Cgroup = request.getfixturevalue(fixture)
+    cgroup.create()
+    fds = cgroup.procs_fds()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            join(fds)
+            script = EXECUTE_WITH_THREADS
+            os.execv(sys.executable, [sys.executable, "-IS", "-c", script, script])
+        finally:
+            os._exit(1)
+    for fd in fds:
+        os.close(fd)
+    try:
+        for _ in range(250):
+            cgroup.freeze()
+            cgroup.thaw()
+            time.sleep(0.003)  # not for an event: another moment of the program each time
+    finally:
+        cgroup.kill_all()
+        os.waitpid(pid, 0)
+        cgroup.delete(timeout=5)
 
 
 @pytest.mark.root
