@@ -34,6 +34,7 @@ from containerd_shimkit.errors import BundleError, SandboxError, UnavailableErro
 from containerd_shimkit.hooks import run_owed_poststop
 from containerd_shimkit.linux.cgroups import Cgroup, open_cgroup
 from containerd_shimkit.linux.mounts import unmount
+from containerd_shimkit.linux.syscalls import pidfd_open, pidfd_send_signal
 from containerd_shimkit.oci.bundle import Bundle
 from containerd_shimkit.proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from containerd_shimkit.proto.task_pb2 import DeleteResponse
@@ -242,13 +243,13 @@ def _seconds_until(deadline: float) -> float:
 def _kill_and_wait(record: InitRecord, seconds: float) -> None:
     """Kill the container's init, whose death ends everything in its pid namespace."""
     try:
-        process = os.pidfd_open(record.pid)
+        process = pidfd_open(record.pid)
     except ProcessLookupError:
         return
     try:
         # The descriptor pins the process; only then is it safe to compare who it is.
         if record.is_alive():
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+            pidfd_send_signal(process, signal.SIGKILL)
             select.select([process], [], [], seconds)
     except ProcessLookupError:
         pass

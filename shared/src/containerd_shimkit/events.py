@@ -25,6 +25,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from containerd_shimkit.errors import InvalidArgumentError, Status
+from containerd_shimkit.linux.syscalls import memfd_create
 from containerd_shimkit.proto import events_pb2
 from containerd_shimkit.proto.forward_pb2 import ForwardRequest
 from containerd_shimkit.proto.types_pb2 import Envelope
@@ -234,8 +235,8 @@ class _BinaryRoute:
         argv = [self._binary, "--address", self._grpc_address, "publish"]
         argv += ["--topic", envelope.topic, "--namespace", envelope.namespace]
         with (
-            os.fdopen(os.memfd_create("event"), "r+b") as stdin,
-            os.fdopen(os.memfd_create("stderr"), "r+b") as stderr,
+            os.fdopen(memfd_create("event"), "r+b") as stdin,
+            os.fdopen(memfd_create("stderr"), "r+b") as stderr,
         ):
             stdin.write(envelope.event.SerializeToString())
             stdin.seek(0)

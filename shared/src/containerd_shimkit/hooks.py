@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from containerd_shimkit.errors import BundleError, SandboxError
-from containerd_shimkit.linux.syscalls import step
+from containerd_shimkit.linux.syscalls import memfd_create, pidfd_open, step
 from containerd_shimkit.oci.bundle import Bundle
 from containerd_shimkit.oci.spec import Hook, parse_hooks
 from containerd_shimkit.reaper import Reaper
@@ -65,8 +65,8 @@ class _Run:
         """Raises SandboxError if it cannot be executed."""
         self._name = f'run {kind} hook "{hook.path}"'
         with step(self._name):
-            state_file = os.memfd_create("state", os.MFD_CLOEXEC)
-            self._output = os.memfd_create("output", os.MFD_CLOEXEC)
+            state_file = memfd_create("state")
+            self._output = memfd_create("output")
             try:
                 os.write(state_file, state)
                 os.lseek(state_file, 0, os.SEEK_SET)
@@ -75,7 +75,7 @@ class _Run:
                     dict(entry.split("=", 1) for entry in hook.env),
                     (state_file, self._output, self._output),
                     program=hook.path,
-                    new_session=True,
+                    new_group=True,
                 )
             except BaseException:
                 os.close(self._output)
@@ -125,7 +125,7 @@ def run_start_container(bundle: Bundle, task_id: str) -> None:
 
 
 def _ends_within(pid: int, seconds: float) -> bool:
-    process = os.pidfd_open(pid)
+    process = pidfd_open(pid)
     try:
         return bool(select.select([process], [], [], seconds)[0])
     finally:

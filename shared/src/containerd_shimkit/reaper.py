@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from containerd_shimkit.linux.constants import P_PIDFD
+from containerd_shimkit.linux.syscalls import pidfd_open, pidfd_send_signal
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -45,7 +48,7 @@ class Reaper:
 
         Raises ProcessLookupError if there is no such process, not even a zombie.
         """
-        pidfd = os.pidfd_open(pid)
+        pidfd = pidfd_open(pid)
         future: asyncio.Future[Exit] = self._loop.create_future()
         self._watched[pid] = (pidfd, future)
         self._loop.add_reader(pidfd, self._on_exit, pid)
@@ -65,7 +68,7 @@ class Reaper:
         pidfd, future = self._watched[pid]
         self._loop.remove_reader(pidfd)
         try:
-            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+            result = os.waitid(P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             result = None
             if _exists(pidfd):
@@ -96,7 +99,7 @@ class Reaper:
 def _exists(pidfd: int) -> bool:
     """Whether the process is still there, if only as a zombie."""
     try:
-        signal.pidfd_send_signal(pidfd, 0)
+        pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:
         return False
     return True

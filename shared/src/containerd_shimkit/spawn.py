@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 # A program expects the default; what a process ignores its children ignore too.
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -19,13 +19,13 @@ def spawn(
     *,
     first: int = 0,
     program: str = "",
-    new_session: bool = False,
+    new_group: bool = False,
 ) -> int:
     """Execute ``command`` and return its pid; the caller waits for it.
 
     descriptors: ours, which become ``first``, ``first + 1``, … in the program. The standard ones
     below ``first`` are inherited, all others closed. program: the file, if it is not what the
-    command calls it. new_session: make it the leader of a session, and so of a process group.
+    command calls it. new_group: make it the leader of a process group.
     Raises OSError if it cannot be executed.
     """
     # Copied beyond the targets first, so that no dup2 overwrites what a later one reads.
@@ -34,6 +34,8 @@ def spawn(
     actions = [
         (os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies, start=first)
     ]
+    # A session would do, too, but a Python built with an older C library has no setsid here.
+    group: dict[str, Any] = {"setpgroup": 0} if new_group else {}
     try:
         return os.posix_spawnp(
             program or command[0],
@@ -41,7 +43,7 @@ def spawn(
             environment,
             file_actions=actions,
             setsigdef=_IGNORED_BY_PYTHON,
-            setsid=new_session,
+            **group,
         )
     finally:
         for copy in copies:

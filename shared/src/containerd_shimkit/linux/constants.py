@@ -74,6 +74,15 @@ OPEN_TREE_CLOEXEC: Final = 0o2000000
 # asm-generic/unistd.h: calls that glibc 2.36 has no function for
 SYS_OPEN_TREE: Final = 428
 SYS_OPENAT2: Final = 437
+# and that a Python built with an older C library has none for, newer though the one here may be
+SYS_PIDFD_SEND_SIGNAL: Final = 424
+SYS_PIDFD_OPEN: Final = 434
+
+# linux/wait.h: waitid(2)
+P_PIDFD: Final = 3
+
+# linux/memfd.h: memfd_create(2)
+MFD_CLOEXEC: Final = 1
 
 # asm/unistd.h: each architecture's own
 SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361}

@@ -386,6 +386,28 @@ def bpf_prog_get_fd_by_id(number: int) -> int:
     return bpf(k.BPF_PROG_GET_FD_BY_ID, BpfGetFd(number))
 
 
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor of the process, close-on-exec, readable from its end on."""
+    result: int = _libc.syscall(k.SYS_PIDFD_OPEN, ctypes.c_int(pid), 0)
+    if result < 0:
+        raise _oserror("pidfd_open")
+    return result
+
+
+def pidfd_send_signal(pidfd: int, signal: int) -> None:
+    """Send ``signal``, or with 0 only look whether the process is there."""
+    if _libc.syscall(k.SYS_PIDFD_SEND_SIGNAL, pidfd, signal, None, 0) < 0:
+        raise _oserror("pidfd_send_signal")
+
+
+def memfd_create(name: str) -> int:
+    """Return a descriptor of a new file in memory, close-on-exec."""
+    result: int = _libc.memfd_create(os.fsencode(name), ctypes.c_uint(k.MFD_CLOEXEC))
+    if result < 0:
+        raise _oserror("memfd_create")
+    return result
+
+
 def filesystem_type(target: int | str) -> int:
     """Return ``f_type`` of statfs(2), a number of linux/magic.h."""
     buffer = _Statfs()
