@@ -9,7 +9,6 @@ or when its socket is gone.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -25,6 +24,7 @@ from setproctitle import setproctitle
 from containerd_shimkit.background import release_standard_streams
 from containerd_shimkit.cli import run
 from containerd_shimkit.handover import decode, zygote_socket
+from containerd_shimkit.prefork import seal
 from containerd_shimkit.rpc.server import peer_uid
 from containerd_shimkit.runtime import ShimKind
 
@@ -46,8 +46,7 @@ def serve_zygote(kind: ShimKind, build_id: str) -> int:
     # Whatever a child may need: after pivot_root there is nothing to import from. Our own imports
     # have brought the rest.
     kind.import_engine()
-    gc.collect()
-    gc.freeze()
+    seal()
     setproctitle(f"{kind.binary} zygote {path}")
     Zygote(kind, build_id, listener, path).serve()
     return 0
