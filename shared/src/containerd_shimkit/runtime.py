@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 DEFAULT_STATE = "/var/lib/containerd-wasm-shims"
+DEFAULT_CACHE_MAX_BYTES = 1 << 30
 DEFAULT_RUN = "/run/containerd-wasm-shims"
 
 
@@ -46,6 +47,15 @@ def state_directory() -> str:
 def cache_directory() -> str:
     """Return where compiled modules are kept."""
     return os.environ.get("CONTAINERD_WASM_SHIMS_CACHE") or f"{state_directory()}/cache"
+
+
+def cache_max_bytes() -> int:
+    """Return how large the cache of compiled modules may become.
+
+    Whatever is no number counts as not set: no pod shall fail for it.
+    """
+    text = os.environ.get("CONTAINERD_WASM_SHIMS_CACHE_MAX_BYTES", "")
+    return int(text) if text.isascii() and text.isdecimal() else DEFAULT_CACHE_MAX_BYTES
 
 
 def run_directory() -> str:

@@ -58,7 +58,7 @@ from containerd_shimkit.linux.syscalls import (
     step,
 )
 from containerd_shimkit.oci.spec import Spec
-from containerd_shimkit.runtime import ShimKind, cache_directory
+from containerd_shimkit.runtime import ShimKind, cache_directory, cache_max_bytes
 from containerd_shimkit.stdio import Stdio
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 from containerd_shimkit.wasm.compiler import serve_compiler
@@ -128,8 +128,9 @@ def _open_cache() -> CompiledModuleCache:
     directory = Path(cache_directory())
     with contextlib.suppress(OSError):  # then there is no cache: compiling says so, or does without
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return CompiledModuleCache(directory, clone_readonly(str(directory)))
-    return CompiledModuleCache(directory)
+        view = clone_readonly(str(directory))
+        return CompiledModuleCache(directory, view, max_bytes=cache_max_bytes())
+    return CompiledModuleCache(directory, max_bytes=cache_max_bytes())
 
 
 def _make_cgroup(request: SandboxRequest, warnings: list[str]) -> Cgroup | None:

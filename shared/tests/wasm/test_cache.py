@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import random
+import secrets
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from containerd_shimkit.wasm.cache import (
-    DIGEST_BYTES,
     CompiledModuleCache,
-    cache_key,
+    Label,
     cpu_fingerprint,
+    is_in_use,
+    read_label,
 )
 
 CODE = bytes(range(256)) * 40
+DIGEST_BYTES = 32
+TRAILER_BYTES = 36  # an empty label, its length, the digest
 
 
 @pytest.fixture
@@ -46,7 +55,7 @@ def test_stored_entry_is_found(cache: CompiledModuleCache) -> None:
     assert cache.open("key") is None
     cache.store("key", CODE)
     assert content(cache, "key") is not None
-    assert (content(cache, "key") or b"")[:-DIGEST_BYTES] == CODE
+    assert (content(cache, "key") or b"")[:-TRAILER_BYTES] == CODE
     assert cache.open("other") is None
 
 
@@ -123,7 +132,7 @@ def test_damaged_entry_is_removed_and_can_be_stored_again(
     assert not path.exists()
     assert open_descriptors() == before
     cache.store("key", CODE)
-    assert (content(cache, "key") or b"")[:-DIGEST_BYTES] == CODE
+    assert (content(cache, "key") or b"")[:-TRAILER_BYTES] == CODE
 
 
 @pytest.mark.parametrize("at", range(0, len(CODE) + DIGEST_BYTES, 499))
@@ -177,7 +186,7 @@ def test_concurrent_stores_and_opens_agree(cache: CompiledModuleCache) -> None:
         if number % 2:
             cache.store("key", CODE)
         found = content(cache, "key")
-        return found is not None and found[:-DIGEST_BYTES] == CODE
+        return found is not None and found[:-TRAILER_BYTES] == CODE
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(64)))
@@ -215,13 +224,150 @@ def test_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 
 def test_key_depends_on_wasm_and_settings() -> None:
-    keys = {cache_key(digest, settings) for digest in (b"1", b"2") for settings in ("a", "b")}
+    keys = {Label.of(wasm, settings).key for wasm in (b"1", b"2") for settings in ("a", "b")}
     assert len(keys) == 4
     assert all(len(key) == 64 and key.isalnum() for key in keys)
-    assert cache_key(b"1", "a") in keys
+    assert Label.of(b"1", "a").key in keys
 
 
 def test_cpu_fingerprint_is_steady() -> None:
     first = cpu_fingerprint()
     cpu_fingerprint.cache_clear()
     assert cpu_fingerprint() == first
+
+
+# Entries say what they are
+
+
+def test_label_comes_back(cache: CompiledModuleCache) -> None:
+    label = Label.of(b"wasm", "wasmtime=1")
+    cache.store(label.key, CODE, label.encode())
+    descriptor = cache.open(label.key)
+    assert descriptor is not None
+    assert Label.decode(read_label(descriptor, label.key) or b"") == label
+    os.close(descriptor)
+
+
+def test_entry_of_another_module_is_never_taken(cache: CompiledModuleCache) -> None:
+    """Intact, but under a name that is not its own."""
+    cache.store("one", CODE)
+    cache.store("two", CODE[::-1])
+    (cache.directory / "one.cwasm").replace(cache.directory / "two.cwasm")
+    assert cache.open("two") is None
+    assert not (cache.directory / "two.cwasm").exists()
+
+
+# Size
+
+
+def bounded(directory: Path, entries: int) -> CompiledModuleCache:
+    return CompiledModuleCache(directory, max_bytes=entries * (len(CODE) + TRAILER_BYTES))
+
+
+def fill(cache: CompiledModuleCache, keys: str) -> None:
+    for used, key in enumerate(keys, 1):
+        cache.store(key, CODE)
+        os.utime(cache.directory / f"{key}.cwasm", (used, used))
+
+
+def keys_of(cache: CompiledModuleCache) -> str:
+    return "".join(sorted(entry.key for entry in cache.entries()))
+
+
+def test_least_recently_used_go_first(tmp_path: Path) -> None:
+    cache = bounded(tmp_path / "cache", 2)
+    fill(cache, "abcd")
+    assert content(cache, "a") is not None  # used just now
+    cache.trim()
+    assert keys_of(cache) == "ad"
+
+
+def test_what_fits_stays(tmp_path: Path) -> None:
+    cache = bounded(tmp_path / "cache", 4)
+    fill(cache, "abcd")
+    cache.trim()
+    assert keys_of(cache) == "abcd"
+
+
+def test_what_is_in_use_is_not_removed(tmp_path: Path) -> None:
+    """In use is what has an open descriptor, a copy in another process included."""
+    cache = bounded(tmp_path / "cache", 0)
+    fill(cache, "abc")
+    descriptor = cache.open("a")
+    assert descriptor is not None
+    copy = os.dup(descriptor)
+    os.close(descriptor)
+    cache.trim()
+    assert keys_of(cache) == "a"
+    assert is_in_use(cache.directory / "a.cwasm")
+    os.close(copy)
+    assert not is_in_use(cache.directory / "a.cwasm")
+    cache.trim()
+    assert keys_of(cache) == ""
+
+
+def test_trim_without_a_directory(tmp_path: Path) -> None:
+    cache = bounded(tmp_path / "cache", 0)
+    cache.trim()
+    assert cache.entries() == []
+
+
+# Writers that are killed
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from containerd_shimkit.wasm.cache import CompiledModuleCache
+cache = CompiledModuleCache(Path(sys.argv[1]))
+code = bytes(range(256)) * 4000
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+while True:
+    cache.store("key", code)
+"""
+
+
+def test_writer_killed_at_any_moment_leaves_no_wrong_entry(tmp_path: Path) -> None:
+    seed = secrets.randbits(32)
+    delays = random.Random(seed)
+    cache = CompiledModuleCache(tmp_path / "cache")
+    code = bytes(range(256)) * 4000
+    left = 0
+    for _ in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(cache.directory)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            # Not a wait for anything: the moment of the kill is what varies.
+            with suppress(subprocess.TimeoutExpired):
+                writer.wait(delays.random() * 0.03)
+            writer.kill()
+        left += len(list(cache.directory.glob(".new-*")))
+        found = content(cache, "key")
+        assert found is None or found[:-TRAILER_BYTES] == code, f"seed {seed}"
+        cache.trim()
+        assert not list(cache.directory.glob(".new-*")), f"seed {seed}"
+    assert left, f"seed {seed}: no kill hit a write"
+
+
+def test_file_of_a_writer_at_work_is_not_swept(cache: CompiledModuleCache) -> None:
+    cache.store("key", CODE)
+    directory = os.open(cache.directory, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_SH)  # as a writer has it
+    (cache.directory / ".new-abc").write_bytes(b"x")
+    cache.sweep()
+    assert (cache.directory / ".new-abc").exists()
+    cache.store("other", CODE)  # two writers do not wait for each other
+    os.close(directory)
+    cache.sweep()
+    assert not (cache.directory / ".new-abc").exists()
+
+
+def test_sweep_that_hangs_stops_no_writer(cache: CompiledModuleCache) -> None:
+    cache.store("key", CODE)
+    directory = os.open(cache.directory, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    cache.store("other", CODE)
+    os.close(directory)
+    assert content(cache, "other") is not None

@@ -8,7 +8,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import wasmtime
 
 from containerd_shimkit.errors import EngineError, ModuleError
 from containerd_shimkit.testing.guests import GuestHost, compile_file, running_compiler
+from containerd_shimkit.wasm.cache import is_in_use
 from containerd_shimkit.wasm.compiler import MAX_WASM_BYTES, request_compiled
 from containerd_shimkit.wasm.module import Compile, load_compiled, open_wasm
 
@@ -51,7 +53,7 @@ def test_second_request_is_answered_from_the_cache(tmp_path: Path) -> None:
     for descriptor in (first, second, other):
         os.close(descriptor)
     assert inodes[0] == inodes[1] != inodes[2]
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.cwasm"))) == 2
 
 
 def test_read_position_does_not_matter(compiler: Compile, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_damaged_cache_entry_is_compiled_again(
     path = write(tmp_path / "good.wasm", GOOD)
     with running_compiler(tmp_path / "cache") as compiler:
         os.close(compile_file(compiler, path))
-        (entry,) = (tmp_path / "cache").iterdir()
+        (entry,) = (tmp_path / "cache").glob("*.cwasm")
         entry.unlink()
         entry.write_bytes(damage)
         descriptor = compile_file(compiler, path)
@@ -88,7 +90,7 @@ def block_with_directories(directory: Path) -> None:
     """Where the entry should go is a directory that cannot be replaced."""
     with running_compiler(directory) as compiler:
         os.close(compile_file(compiler, write(directory.parent / "good.wasm", GOOD)))
-    (entry,) = directory.iterdir()
+    (entry,) = directory.glob("*.cwasm")
     entry.unlink()
     (entry / "sub").mkdir(parents=True)
 
@@ -290,7 +292,7 @@ def test_child_has_limits(tmp_path: Path) -> None:
 def test_child_that_fails_is_told(tmp_path: Path, code: str, message: str) -> None:
     report = in_child(tmp_path, code)
     assert report.startswith(message)
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").glob("*.cwasm"))
 
 
 def test_output_cannot_be_changed_by_the_child_afterwards(tmp_path: Path) -> None:
@@ -308,3 +310,98 @@ def test_what_is_hashed_is_what_is_compiled(tmp_path: Path) -> None:
     code = f"""os.ftruncate(writable, 0)
         raise wasmtime.WasmtimeError(str(data == {GOOD!r}))"""
     assert in_child(tmp_path, code).startswith("does not compile: True")
+
+
+# Several at once
+
+SLOW_COMPILER = """
+import os, socket, sys, time
+from pathlib import Path
+import wasmtime
+from containerd_shimkit.wasm import compiler, engine
+from containerd_shimkit.wasm.cache import CompiledModuleCache
+
+real = wasmtime.Module
+
+class Module:
+    def __new__(cls, engine, data):
+        os.write(int(sys.argv[3]), b"c")
+        return real(engine, data)
+
+wasmtime.Module = Module
+os.read(int(sys.argv[4]), 1)
+data = Path(sys.argv[1]).read_bytes()
+found = compiler.find_or_compile(data, CompiledModuleCache(Path(sys.argv[2])))
+print(os.fstat(found.descriptor).st_ino, found.is_cached)
+"""
+
+
+def test_many_compilers_of_one_module_make_one_result(tmp_path: Path) -> None:
+    """And compile it once: the others wait for the first."""
+    path = write(tmp_path / "good.wasm", GOOD)
+    compiled, compiles = os.pipe()
+    waits, go = os.pipe()
+    command = [sys.executable, "-c", SLOW_COMPILER, str(path), str(tmp_path / "cache")]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(compiles), str(waits)],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    pass_fds=[compiles, waits],
+                )
+            )
+            for _ in range(6)
+        ]
+        os.write(go, b"g" * len(processes))
+        answers = {process.communicate(timeout=60)[0] for process in processes}
+    for descriptor in (compiles, waits, go):
+        os.close(descriptor)
+    with open(compiled, "rb") as pipe:
+        assert pipe.read() == b"c"
+    assert len(answers) == 1
+    assert answers.pop().endswith(" True\n")
+    assert len(list((tmp_path / "cache").glob("*.cwasm"))) == 1
+
+
+def test_compiler_killed_while_others_wait(tmp_path: Path) -> None:
+    """Who waits for it compiles itself; nothing wrong is left."""
+    path = write(tmp_path / "good.wasm", GOOD)
+    hold = (
+        "import sys\nfrom pathlib import Path\n"
+        "from containerd_shimkit.wasm.cache import CompiledModuleCache, Label\n"
+        "from containerd_shimkit.wasm.engine import COMPILER_FINGERPRINT as by\n"
+        "key = Label.of(Path(sys.argv[1]).read_bytes(), by).key\n"
+        "with CompiledModuleCache(Path(sys.argv[2])).compiling(key):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with (
+        running_compiler(tmp_path / "cache") as compiler,
+        subprocess.Popen(
+            [sys.executable, "-c", hold, str(path), str(tmp_path / "cache")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as holder,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        waiting = pool.submit(compile_file, compiler, path)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.2)
+        holder.kill()
+        os.close(waiting.result(60))
+    assert len(list((tmp_path / "cache").glob("*.cwasm"))) == 1
+
+
+def test_modules_that_are_loaded_are_in_use(host: GuestHost, tmp_path: Path) -> None:
+    with running_compiler(tmp_path / "cache") as compiler:
+        descriptor = compile_file(compiler, write(tmp_path / "good.wasm", GOOD))
+        module = load_compiled(host.engine, descriptor, "good.wasm")
+        os.close(descriptor)
+    # The compiler, which had it open too, has ended.
+    (entry,) = (tmp_path / "cache").glob("*.cwasm")
+    assert is_in_use(entry)
+    del module
+    assert not is_in_use(entry)

@@ -46,9 +46,11 @@ def running_compiler(cache_directory: Path) -> Iterator[Compile]:
     command = [sys.executable, "-c", _SERVE, str(theirs.fileno()), str(cache_directory)]
     with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
         theirs.close()
-        yield lambda wasm, name: request_compiled(ours, wasm, name)
-        ours.close()
-        process.wait(30)
+        try:
+            yield lambda wasm, name: request_compiled(ours, wasm, name)
+        finally:
+            ours.close()  # which ends it
+            process.wait(30)
 
 
 def compile_file(compiler: Compile, path: Path) -> int:

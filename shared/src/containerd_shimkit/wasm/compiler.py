@@ -13,21 +13,20 @@ A request is one message with one descriptor; the reply is ``b"ok"`` with one de
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import ctypes
 import mmap
 import os
 import resource
 import socket
 import stat
-import tempfile
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from containerd_shimkit.errors import EngineError, ModuleError, ShimError
-from containerd_shimkit.wasm.cache import CompiledModuleCache, cache_key
+from containerd_shimkit.wasm.cache import CompiledModuleCache, Label
 
 MAX_WASM_BYTES: Final = 256 << 20
 _MAX_MESSAGE: Final = 4096
+_MFD_CLOEXEC: Final = 1  # linux/memfd.h
 _NOBODY: Final = 65534
 _COMPILER_MEMORY_BYTES: Final = 8 << 30  # address space, not memory
 _COMPILER_SECONDS: Final = 600
@@ -79,34 +78,65 @@ def serve_compiler(connection: socket.socket, cache: CompiledModuleCache) -> Non
                 os.close(descriptor)
 
 
-def compile_cached(wasm: int, cache: CompiledModuleCache) -> int:
-    """Return a descriptor of the compiled form of ``wasm``, from the cache if it is there.
+class Compiled(NamedTuple):
+    """A compiled module, and how it came."""
 
-    Without a writable cache the result still comes, from an unlinked temporary file.
-    Raises ModuleError.
+    descriptor: int
+    """Read-only; the caller closes it."""
+    key: str
+    was_cached: bool
+    is_cached: bool
+
+
+def compile_cached(wasm: int, cache: CompiledModuleCache) -> int:
+    """Return a descriptor of the compiled form of the file open as ``wasm``. Raises ModuleError."""
+    return find_or_compile(_read_wasm(wasm), cache).descriptor
+
+
+def find_or_compile(data: bytes, cache: CompiledModuleCache) -> Compiled:
+    """Return the compiled form of a module, from the cache if it is there.
+
+    Without a writable cache the result still comes, in a file without a name.
+    Raises ModuleError; OSError if there is no memory for a process or the result.
     """
     from containerd_shimkit.wasm.engine import COMPILER_FINGERPRINT
 
-    data = _read_wasm(wasm)
-    key = cache_key(hashlib.sha256(data).digest(), COMPILER_FINGERPRINT)
+    check_wasm(data)
+    label = Label.of(data, COMPILER_FINGERPRINT)
+    key = label.key
     found = cache.open(key)
     if found is not None:
-        return found
-    output = _compile_in_child(data)
+        return Compiled(found, key, was_cached=True, is_cached=True)
+    with cache.compiling(key):
+        found = cache.open(key)  # by whom we waited for
+        if found is not None:
+            return Compiled(found, key, was_cached=True, is_cached=True)
+        output = _compile_in_child(data)
+        stored = _store(cache, label, output)
+    if stored is None:
+        return Compiled(output, key, was_cached=False, is_cached=False)
+    os.close(output)
+    return Compiled(stored, key, was_cached=False, is_cached=True)
+
+
+def _store(cache: CompiledModuleCache, label: Label, output: int) -> int | None:
+    """Return a descriptor of the new entry; None on a full or read-only disk, which makes starts
+    slower, not impossible."""
     try:
         with mmap.mmap(output, 0, prot=mmap.PROT_READ) as code:
-            cache.store(key, code)
-        stored = cache.open(key)
+            cache.store(label.key, code, label.encode())
     except OSError:
-        stored = None  # a full or read-only disk makes starts slower, not impossible
-    if stored is None:
-        return output
-    os.close(output)
+        with contextlib.suppress(OSError):
+            cache.trim()  # there may be room the next time
+        return None
+    stored = cache.open(label.key)
+    with contextlib.suppress(OSError):
+        cache.trim()
     return stored
 
 
 def _read_wasm(wasm: int) -> bytes:
-    """Return the file's contents after the checks that need no compiler.
+    """Return the file's contents. Raises ModuleError if it is no file or too large.
 
     A copy: whoever can write to the file must not have one content hashed and another compiled, nor
     kill us by cutting off what is mapped.
@@ -118,7 +148,11 @@ def _read_wasm(wasm: int) -> bytes:
         raise ModuleError(f"has {status.st_size} bytes; at most {MAX_WASM_BYTES} are allowed")
     with open(wasm, "rb", closefd=False) as file:
         file.seek(0)
-        data = file.read(status.st_size)
+        return file.read(status.st_size)
+
+
+def check_wasm(data: bytes) -> None:
+    """Raise ModuleError for what needs no compiler to be refused."""
     if len(data) < 8:
         raise ModuleError(f"has {len(data)} bytes, which is too short for WebAssembly")
     head = data[:8]
@@ -128,15 +162,14 @@ def _read_wasm(wasm: int) -> bytes:
         raise ModuleError("is a component; this version of the shim runs core modules")
     if head[4:] != _CORE_VERSION:
         raise ModuleError(f"has WebAssembly version {head[4:].hex()}, not 01000000")
-    return data
 
 
 def _compile_in_child(data: bytes) -> int:
-    """Return a descriptor of an unlinked file with the compiled code; raises ModuleError.
+    """Return a descriptor of a file in memory with the compiled code; raises ModuleError.
 
     The child may use threads and much memory, and is gone afterwards.
     """
-    output = _unlinked_file()
+    output = _memory_file()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -158,11 +191,15 @@ def _compile_in_child(data: bytes) -> int:
     raise ModuleError(message or f"the compiler ended with status {code}")
 
 
-def _unlinked_file() -> int:
-    descriptor, path = tempfile.mkstemp(prefix="wasm-compile-")
-    Path(path).unlink()
+def _memory_file() -> int:
+    """Return a new file's descriptor. Not on a disk: that may be full, and a pod starts still."""
+    # Not os.memfd_create: a Python built with an older C library has none.
+    descriptor = ctypes.CDLL(None, use_errno=True).memfd_create(b"wasm-compile", _MFD_CLOEXEC)
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"memfd_create: {os.strerror(number)}")
     os.fchmod(descriptor, 0o444)
-    return descriptor
+    return int(descriptor)
 
 
 def _compile_and_exit(data: bytes, output: int, report: int) -> None:

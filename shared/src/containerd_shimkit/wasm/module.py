@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,6 @@ from typing import Protocol
 import wasmtime
 
 from containerd_shimkit.errors import MissingFileError, ModuleError
-from containerd_shimkit.wasm.cache import DIGEST_BYTES
 
 Compile = Callable[[int, str], int]
 """``(descriptor of the .wasm, name for messages) -> descriptor of the compiled file``."""
@@ -40,15 +40,24 @@ def open_wasm(path: Path, name: str) -> int:
 def load_compiled(engine: wasmtime.Engine, descriptor: int, name: str) -> wasmtime.Module:
     """Return the module of a compiled file, mapped so that all containers share its pages.
 
-    The descriptor stays the caller's. Raises ModuleError.
+    The descriptor stays the caller's; a copy of it lives as long as the module, which tells the
+    cache that the entry is in use. Raises ModuleError.
     """
+    module = _deserialize(engine, descriptor, name)
+    keep = os.dup(descriptor)
+    # At an exit the kernel closes it: what else runs then may have opened another under its number.
+    weakref.finalize(module, os.close, keep).atexit = False
+    return module
+
+
+def _deserialize(engine: wasmtime.Engine, descriptor: int, name: str) -> wasmtime.Module:
     path = f"/proc/self/fd/{descriptor}"
     try:
         if Path(path).exists():
             return wasmtime.Module.deserialize_file(engine, path)
         # No /proc in this container: a private copy is the second best.
         with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as data:
-            return wasmtime.Module.deserialize(engine, data[:-DIGEST_BYTES])
+            return wasmtime.Module.deserialize(engine, data[:])
     except wasmtime.WasmtimeError as exc:
         raise ModuleError(f"{name}: the compiled module cannot be used: {exc}") from exc
 
