@@ -354,7 +354,8 @@ def test_compiling_is_not_limited_by_the_container(cold_node: Node, tmp_path: Pa
     """It takes more memory than the container may have; the container starts."""
     wasm = large_module()
     (tmp_path / "app.wasm").write_bytes(wasm)
-    command = [sys.executable, "-c", PEAK_OF_COMPILING, tmp_path / "app.wasm", tmp_path / "other"]
+    paths = [str(tmp_path / name) for name in ("app.wasm", "other")]
+    command = [sys.executable, "-c", PEAK_OF_COMPILING, *paths]
     peak = int(subprocess.check_output(command, timeout=60))
     assert peak > SMALL_CONTAINER
     image = cold_node.image(

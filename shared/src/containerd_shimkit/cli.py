@@ -1,4 +1,4 @@
-"""The command line: ``start``, ``delete``, ``-info``, ``-v``, ``--help``.
+"""The command line: ``start``, ``delete``, ``-info``, ``-v``, ``--help``, and what people run.
 
 The flags are those of every containerd shim (containerd ``pkg/shim``): Go style, one dash or two.
 """
@@ -23,6 +23,8 @@ from containerd_shimkit.shim import run_shim
 _EXIT_USAGE = 64  # EX_USAGE
 _EXIT_FAILED = 1  # what containerd's own shims exit with; the reason is on stderr
 
+_FOR_PEOPLE = ("cache", "precompile")
+
 Detach = Callable[[], None]
 
 
@@ -41,6 +43,8 @@ def _parser(kind: ShimKind) -> argparse.ArgumentParser:
         allow_abbrev=False,
         description=f"containerd shim that runs {kind.name} apps ({kind.runtime}). "
         "containerd executes it; copy it to a directory on containerd's PATH.",
+        epilog="For people: `cache` looks at the compiled modules of this node, `precompile` adds "
+        "those of an image; each has a --help of its own.",
     )
     parser.add_argument("-help", action="help", help=argparse.SUPPRESS)
     text = {"default": "", "metavar": "TEXT"}
@@ -70,6 +74,8 @@ def run(
     detach: what lets the caller of ``start`` go on while this process becomes the shim; by
     default the process forks and its parent exits.
     """
+    if arguments and arguments[0] in _FOR_PEOPLE:
+        return _run_for_people(kind, arguments)
     try:
         options = _parser(kind).parse_args(arguments)
     except SystemExit as exc:
@@ -93,6 +99,28 @@ def run(
         return _run_command(kind, options, detach or fork_into_background)
     except (ShimError, OSError) as exc:
         sys.stderr.write(f"{kind.binary}: {exc}\n")
+        return _EXIT_FAILED
+
+
+def _run_for_people(kind: ShimKind, arguments: list[str]) -> int:
+    """Run a command that containerd never does; what it needs is imported for it alone."""
+    command = arguments[0]
+    parser = _Parser(prog=f"{kind.binary} {command}", allow_abbrev=False)
+    parser.add_argument("-help", action="help", help=argparse.SUPPRESS)
+
+    if command == "cache":
+        from containerd_shimkit.cache_command import define_cache_command as define
+        from containerd_shimkit.cache_command import run_cache_command as run_it
+    else:
+        from containerd_shimkit.precompile import define_precompile_command as define
+        from containerd_shimkit.precompile import run_precompile_command as run_it
+    define(parser)
+    try:
+        return run_it(parser.parse_args(arguments[1:]))
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else _EXIT_USAGE
+    except (ShimError, OSError) as exc:
+        sys.stderr.write(f"{parser.prog}: {exc}\n")
         return _EXIT_FAILED
 
 
