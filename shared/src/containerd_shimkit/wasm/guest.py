@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from ctypes import byref
+from ctypes import byref, c_int64, c_size_t, c_uint64, c_void_p
 from functools import cache
 from typing import Any, Final
 
@@ -30,18 +30,29 @@ from containerd_shimkit.wasm.native import GuestTrap
 
 SHORT_CALL_TICKS: Final = 20  # 0.2 s
 _MAX_ARGUMENTS: Final = 16
+_NO_LIMIT_BYTES: Final = 4 << 30  # no memory, 32-bit and of the pool, is ever larger
 
 _Extern = ctypes.c_uint8 * native.EXTERN_SIZE
 _Val = ctypes.c_uint8 * native.VAL_SIZE
+_Instance = ctypes.c_uint8 * native.INSTANCE_SIZE
 # A raw value is 16 bytes: as 64-bit words, argument n is word 2n.
 _RAW_WORDS: Final = native.RAW_VAL_SIZE // 8
 _Raws = ctypes.c_int64 * (_RAW_WORDS * _MAX_ARGUMENTS)
 
 _U32_MASK: Final = 0xFFFF_FFFF
 
+# Arguments of bare functions.
+_RAW_COUNT: Final = c_size_t(_MAX_ARGUMENTS)
+_ONE_TICK: Final = c_uint64(1)
+_SHORT_TICKS: Final = c_uint64(SHORT_CALL_TICKS)
+_UNLIMITED: Final = c_int64(-1)
+
 # As large as a 32-bit memory can be. A view of it is made without asking how large the memory is,
 # which every access through it therefore checks first.
 _WholeMemory = ctypes.c_uint8 * (1 << 32)
+
+_whole_memories: dict[int, memoryview] = {}
+"""By address. A pool's slots lie where they lie, so there are no more than it has slots."""
 
 _guests: dict[int, Guest] = {}
 """Running guests by the address of their store's context: how an import finds its caller."""
@@ -49,6 +60,40 @@ _guests: dict[int, Guest] = {}
 
 class GuestMemoryError(native.GuestError):
     """The guest named memory that it does not have."""
+
+
+class _Frame:
+    """What C reads and writes for one guest at a time.
+
+    Used again by later guests: making ctypes objects costs as much as the calls they are for.
+    """
+
+    __slots__ = (
+        "context",
+        "error",
+        "error_ref",
+        "exports",
+        "instance",
+        "raws",
+        "result",
+        "store",
+        "trap",
+        "trap_ref",
+    )
+
+    def __init__(self) -> None:
+        self.store, self.context = c_void_p(), c_void_p()
+        self.instance, self.raws, self.result = _Instance(), _Raws(), _Val()
+        self.trap, self.error = c_void_p(), c_void_p()
+        self.trap_ref, self.error_ref = byref(self.trap), byref(self.error)
+        self.exports: dict[bytes, tuple[Any, ...]] = {}
+        """By name: arguments that look an export up, and the handle of what was found."""
+
+    def export(self, name: bytes) -> tuple[Any, ...]:
+        extern = _Extern()
+        lookup = (self.context, self.instance, name, c_size_t(len(name)), extern)
+        entry = self.exports[name] = (*lookup, byref(extern, native.EXTERN_PAYLOAD))
+        return entry
 
 
 class GuestTemplate:
@@ -63,8 +108,10 @@ class GuestTemplate:
     ) -> None:
         self._keep = (engine, linker, module, imports)
         self._pre = linker.instantiate_pre(module)
-        self.engine = native.address(engine)
-        self.pre = native.address(self._pre)
+        self.engine = c_void_p(native.address(engine))
+        self.pre = c_void_p(native.address(self._pre))
+        self.frames: list[_Frame] = []
+        """Those of ended guests."""
         # An asynchronous import called from outside a fiber aborts the whole process. Guests that
         # have one get a fiber for each call; the others are spared its cost.
         self.may_suspend = any((i.module, i.name) in imports.names for i in module.imports)
@@ -74,20 +121,17 @@ class Guest:
     """One instance; a context manager that frees it."""
 
     __slots__ = (
-        "_instance",
+        "_context",
+        "_frame",
         "_memory",
-        "_raws",
-        "_store",
         "_template",
         "_ticker",
-        "_trap",
         "_waiting",
         "clock_origin_ns",
-        "context",
     )
 
     def __init__(
-        self, template: GuestTemplate, ticker: Ticker, *, wasi_config: int, max_memory_bytes: int
+        self, template: GuestTemplate, ticker: Ticker, *, wasi_config: Any, max_memory_bytes: int
     ) -> None:
         """Instantiate. ``wasi_config`` is owned by the guest from here on.
 
@@ -97,20 +141,29 @@ class Guest:
         self._ticker = ticker
         self._waiting: asyncio.Future[Any] | None = None
         self._memory: Any = None
-        self._raws = _Raws()
-        self._trap = ctypes.c_void_p()
-        self._instance = (ctypes.c_uint8 * native.INSTANCE_SIZE)()
-        self._store = native.store_new(template.engine, None, None)
-        self.context: int = native.store_context(self._store)
-        _guests[self.context] = self
+        self._frame: _Frame | None
+        self._frame = frame = template.frames.pop() if template.frames else _Frame()
+        frame.store.value = native.store_new(template.engine, None, None)
+        self._context: int = native.store_context(frame.store)
+        context = frame.context
+        context.value = self._context
+        _guests[self._context] = self
         try:
-            native.store_limiter(self._store, max_memory_bytes, -1, -1, -1, -1)
-            native.set_epoch_deadline(self.context, SHORT_CALL_TICKS)
-            native.raise_failure(native.context_set_wasi(self.context, wasi_config), None)
+            if max_memory_bytes < _NO_LIMIT_BYTES:
+                limit = c_int64(max_memory_bytes)
+                native.store_limiter(frame.store, limit, *(_UNLIMITED,) * 4)
+            native.set_epoch_deadline(context, _SHORT_TICKS)
+            if failure := native.context_set_wasi(context, wasi_config):
+                native.raise_failure(failure, None)
             # wasmtime counts the guest's monotonic clock from about here.
             self.clock_origin_ns = time.monotonic_ns()
             ticker.note_call()
-            self._instantiate()
+            into = (template.pre, context, frame.instance, frame.trap_ref)
+            if template.may_suspend:
+                future = native.instance_pre_instantiate_async(*into, frame.error_ref)
+                self._finish_now(frame, future)
+            elif (failure := native.instance_pre_instantiate(*into)) or frame.trap:
+                self._check(frame, failure)
         except BaseException:
             self.close()
             raise
@@ -123,27 +176,26 @@ class Guest:
 
     def close(self) -> None:
         """Free the store and everything in it."""
-        if self._store:
-            _guests.pop(self.context, None)
-            native.store_delete(self._store)
-            self._store = 0
+        frame = self._frame
+        if frame is not None:
+            self._frame = None
+            _guests.pop(self._context, None)
+            native.store_delete(frame.store)
+            self._template.frames.append(frame)
 
-    def _instantiate(self) -> None:
-        into = (self._template.pre, self.context, byref(self._instance), byref(self._trap))
-        if self._template.may_suspend:
-            error = ctypes.c_void_p()
-            future = native.instance_pre_instantiate_async(*into, byref(error))
-            self._finish_now(future, error)
-        else:
-            self._check(native.instance_pre_instantiate(*into))
+    def _open_frame(self) -> _Frame:
+        frame = self._frame
+        assert frame is not None, "the guest is closed"
+        return frame
 
     def export(self, name: bytes) -> Any:
-        """Return the export ``name`` as an opaque handle for the calls below, or None."""
-        extern = _Extern()
-        found = native.instance_export_get(
-            self.context, byref(self._instance), name, len(name), byref(extern)
-        )
-        return extern if found else None
+        """Return the export ``name`` as an opaque handle for the calls below, or None.
+
+        Valid until the guest is closed.
+        """
+        frame = self._open_frame()
+        *lookup, handle = frame.exports.get(name) or frame.export(name)
+        return handle if native.instance_export_get(*lookup) else None
 
     # Calls
 
@@ -152,26 +204,19 @@ class Guest:
 
         Raises GuestTrap, GuestExit.
         """
+        frame = self._open_frame()
         if self._template.may_suspend:
-            result, error = _Val(), ctypes.c_void_p()
-            future = self._start_call(function, arguments, result, 1, error)
-            self._finish_now(future, error)
-            return ctypes.c_uint32.from_buffer(result, native.VAL_PAYLOAD).value
+            self._finish_now(frame, self._start_call(frame, function, arguments, 1))
+            return ctypes.c_uint32.from_buffer(frame.result, native.VAL_PAYLOAD).value
         self._ticker.note_call()
-        raws = self._raws
+        raws = frame.raws
         index = 0
         for value in arguments:
             raws[index] = value
             index += _RAW_WORDS
-        failure = native.func_call(
-            self.context,
-            byref(function, native.EXTERN_PAYLOAD),
-            raws,
-            _MAX_ARGUMENTS,
-            byref(self._trap),
-        )
-        if failure or self._trap.value:
-            self._check(failure)
+        failure = native.func_call(frame.context, function, raws, _RAW_COUNT, frame.trap_ref)
+        if failure or frame.trap:
+            self._check(frame, failure)
         return raws[0] & _U32_MASK
 
     def allocate(self, realloc: Any, requests: Iterable[tuple[int, int]]) -> list[int]:
@@ -183,17 +228,18 @@ class Guest:
         if self._template.may_suspend:
             return [self.call_short(realloc, 0, 0, align, size) for align, size in requests]
         self._ticker.note_call()
-        func_call, context, raws = native.func_call, self.context, self._raws
-        function, trap = byref(realloc, native.EXTERN_PAYLOAD), byref(self._trap)
+        frame = self._open_frame()
+        func_call, context, raws, trap = native.func_call, frame.context, frame.raws, frame.trap
+        trap_ref = frame.trap_ref
         pointers = []
         raws[_RAW_WORDS] = 0
         for align, size in requests:
             raws[0] = 0  # the result of the call before
             raws[_RAW_WORDS * 2] = align
             raws[_RAW_WORDS * 3] = size
-            failure = func_call(context, function, raws, _MAX_ARGUMENTS, trap)
-            if failure or self._trap.value:
-                self._check(failure)
+            failure = func_call(context, realloc, raws, _RAW_COUNT, trap_ref)
+            if failure or trap:
+                self._check(frame, failure)
             pointers.append(raws[0] & _U32_MASK)
         return pointers
 
@@ -202,10 +248,10 @@ class Guest:
 
         Raises GuestTrap, GuestExit.
         """
-        native.yield_at_epoch(self.context, 1)
-        native.set_epoch_deadline(self.context, 1)
-        result, error = _Val(), ctypes.c_void_p()
-        future = self._start_call(function, arguments, result, results, error)
+        frame = self._open_frame()
+        native.yield_at_epoch(frame.context, _ONE_TICK)
+        native.set_epoch_deadline(frame.context, _ONE_TICK)
+        future = self._start_call(frame, function, arguments, results)
         try:
             while True:
                 self._ticker.note_call()
@@ -214,34 +260,30 @@ class Guest:
                 await self._resumable()
         finally:
             native.future_delete(future)
-        if error.value or self._trap.value:
-            self._check(error.value)
-        return ctypes.c_uint32.from_buffer(result, native.VAL_PAYLOAD).value if results else 0
+        if frame.error or frame.trap:
+            self._check(frame, frame.error.value)
+        if not results:
+            return 0
+        return ctypes.c_uint32.from_buffer(frame.result, native.VAL_PAYLOAD).value
 
     def _start_call(
-        self,
-        function: Any,
-        arguments: tuple[int, ...],
-        result: Any,
-        results: int,
-        error: ctypes.c_void_p,
+        self, frame: _Frame, function: Any, arguments: tuple[int, ...], results: int
     ) -> int:
         """Return a future of the call. wasmtime copies the arguments, keeps the other pointers."""
         values = _packer(len(arguments)).pack(*arguments)
         return native.func_call_async(  # type: ignore[no-any-return]
-            self.context,
-            byref(function, native.EXTERN_PAYLOAD),
-            *(values, len(arguments), result, results, byref(self._trap), byref(error)),
+            *(frame.context, function, values, c_size_t(len(arguments))),
+            *(frame.result, c_size_t(results), frame.trap_ref, frame.error_ref),
         )
 
-    def _finish_now(self, future: int, error: ctypes.c_void_p) -> None:
+    def _finish_now(self, frame: _Frame, future: int) -> None:
         """Run a future that has no business waiting."""
         done = native.future_poll(future)
         native.future_delete(future)
         if not done:
             self._waiting = None
             raise GuestTrap("the guest waits where it must not: in its allocator or start", None)
-        self._check(error.value)
+        self._check(frame, frame.error.value)
 
     async def _resumable(self) -> None:
         """Return when it makes sense to run the guest again."""
@@ -262,8 +304,8 @@ class Guest:
         """Called by an import, during a poll: the guest goes on when ``waiting`` is done."""
         self._waiting = waiting
 
-    def _check(self, error: int | None) -> None:
-        trap, self._trap.value = self._trap.value, None
+    def _check(self, frame: _Frame, error: int | None) -> None:
+        trap, frame.trap.value, frame.error.value = frame.trap.value, None, None
         native.raise_failure(error, trap)
 
     # Memory. The guest's pointers and lengths are hostile: every access is checked against the
@@ -275,10 +317,13 @@ class Guest:
 
     def memory(self) -> memoryview:
         """Return the guest's memory as it is now. Not to be used once the guest has run again."""
-        memory = byref(self._memory, native.EXTERN_PAYLOAD)
-        size = native.memory_data_size(self.context, memory)
-        whole = _WholeMemory.from_address(native.memory_data(self.context, memory))
-        return memoryview(whole).cast("B")[:size]
+        context = self._open_frame().context
+        address = native.memory_data(context, self._memory)
+        whole = _whole_memories.get(address)
+        if whole is None:
+            whole = memoryview(_WholeMemory.from_address(address)).cast("B")
+            _whole_memories[address] = whole
+        return whole[: native.memory_data_size(context, self._memory)]
 
     def read(self, pointer: int, length: int) -> bytes:
         """Copy ``length`` bytes out. Raises GuestMemoryError beyond the end."""
@@ -341,7 +386,7 @@ _pending: dict[int, _PendingImport] = {}
 
 def _set_trap(trap_return: int, message: str) -> None:
     data = message.encode(errors="replace")
-    ctypes.c_void_p.from_address(trap_return).value = native.trap_new(data, len(data))
+    c_void_p.from_address(trap_return).value = native.trap_new(data, len(data))
 
 
 def _poll_import(token: int) -> bool:

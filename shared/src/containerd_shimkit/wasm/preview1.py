@@ -107,20 +107,22 @@ class WasiTemplate:
         stdin: bytes | None = None,
         arguments: Sequence[str] | None = None,
         environment: Sequence[tuple[str, str]] = (),
-    ) -> int:
+    ) -> Any:
         """Return a new ``wasi_config_t*``, to be owned by a guest.
 
         stdout, stderr: results of ``output_callback``. ``arguments`` replaces the template's,
         ``environment`` is added to it. Raises EngineError if a directory cannot be opened.
         """
-        config = native.wasi_config_new()
+        config = ctypes.c_void_p(native.wasi_config_new())
         argv = self._arguments if arguments is None else _c_strings(arguments)
-        native.wasi_config_set_argv(config, len(argv), argv)
+        if len(argv):
+            native.wasi_config_set_argv(config, len(argv), argv)
         names, values = self._names, self._values
         if environment:
             names = _c_strings([*names, *(name for name, _ in environment)])
             values = _c_strings([*values, *(value for _, value in environment)])
-        native.wasi_config_set_env(config, len(names), names, values)
+        if len(names):
+            native.wasi_config_set_env(config, len(names), names, values)
         for path, seen in self._directories:
             if not native.wasi_config_preopen_dir(config, path, seen, False):
                 native.wasi_config_delete(config)
@@ -131,7 +133,7 @@ class WasiTemplate:
             native.wasi_config_set_stdin_bytes(config, ctypes.byref(vector))
         native.wasi_config_set_stdout_custom(config, stdout, None, None)
         native.wasi_config_set_stderr_custom(config, stderr, None, None)
-        return config  # type: ignore[no-any-return]
+        return config
 
 
 def output_callback(sink: OutputSink) -> Any:
