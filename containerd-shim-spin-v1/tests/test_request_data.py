@@ -5,13 +5,13 @@ import pytest
 from containerd_shim_spin_v1.request_data import (
     SPIN_HEADERS,
     RequestRefusedError,
+    RouteData,
     RouteDataTable,
     client_address,
     client_headers,
     full_url,
     request_host,
     request_target,
-    route_headers,
 )
 from containerd_shim_spin_v1.routes import Match, Router
 
@@ -25,14 +25,14 @@ def match(base: str, route: str, path: str) -> Match:
 def test_headers_in_order() -> None:
     found = match("/base", "/foo/...", "/base/foo/bar")
     url = full_url("http", "localhost:3000", "/base/foo/bar?q=1")
-    assert route_headers(found, url, "127.0.0.1:777") == [
-        ("spin-path-info", "/bar"),
-        ("spin-full-url", "http://localhost:3000/base/foo/bar?q=1"),
-        ("spin-matched-route", "/base/foo/..."),
-        ("spin-base-path", "/base"),
-        ("spin-raw-component-route", "/foo/..."),
-        ("spin-component-route", "/foo"),
-        ("spin-client-addr", "127.0.0.1:777"),
+    assert RouteData(found.route).headers(found.path_info, url, "127.0.0.1:777") == [
+        *(b"spin-path-info", b"/bar"),
+        *(b"spin-full-url", b"http://localhost:3000/base/foo/bar?q=1"),
+        *(b"spin-matched-route", b"/base/foo/..."),
+        *(b"spin-base-path", b"/base"),
+        *(b"spin-raw-component-route", b"/foo/..."),
+        *(b"spin-component-route", b"/foo"),
+        *(b"spin-client-addr", b"127.0.0.1:777"),
     ]
 
 
@@ -57,17 +57,22 @@ def test_table_gives_each_route_its_own() -> None:
     for path in ("/a", "/b/x"):
         found = router.match(path)
         assert found is not None
-        assert table.headers(found, "u", "c") == route_headers(found, "u", "c")
+        expected = RouteData(found.route).headers(found.path_info, "u", "c")
+        assert table.headers(found, "u", "c") == expected
 
 
 def test_client_cannot_set_our_headers() -> None:
     sent = [(name, b"forged") for name in SPIN_HEADERS]
     kept = [(b"spin-other", b"1"), (b"accept", b"a"), (b"accept", b"b")]
-    assert client_headers([*sent, *kept]) == [("spin-other", "1"), ("accept", "a"), ("accept", "b")]
+    assert client_headers([*sent, *kept]) == [
+        *(b"spin-other", b"1"),
+        *(b"accept", b"a"),
+        *(b"accept", b"b"),
+    ]
 
 
 def test_header_values_are_utf8() -> None:
-    assert client_headers([(b"x", "é".encode())]) == [("x", "é")]
+    assert client_headers([(b"x", "é".encode())]) == [b"x", "é".encode()]
 
 
 @pytest.mark.parametrize("value", [b"\xe9", b"\xc3", b"\xed\xa0\x80"])

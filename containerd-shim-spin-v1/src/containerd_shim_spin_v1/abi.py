@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import Final
 
 from containerd_shimkit.errors import ModuleError
-from containerd_shimkit.wasm.guest import Guest, GuestTrap, put, take
+from containerd_shimkit.wasm.guest import Guest, GuestTrap, put_all, take
 
 HANDLER: Final = b"handle-http-request"
 REALLOC: Final = b"canonical_abi_realloc"
@@ -59,7 +59,7 @@ class BadResponse(GuestTrap):
         super().__init__(message, None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpResponse:
     """A guest's response; header names in lower case, each once."""
 
@@ -97,37 +97,32 @@ def _described(type_: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
 
 
 async def handle_request(
-    guest: Guest, method: int, uri: str, headers: list[tuple[str, str]], body: bytes
+    guest: Guest, method: int, uri: bytes, headers: list[bytes], body: bytes
 ) -> HttpResponse:
-    """Call the guest's handler. Raises GuestTrap, GuestExit, GuestMemoryError."""
+    """Call the guest's handler. headers: names and values in turn.
+
+    Raises GuestTrap, GuestExit, GuestMemoryError.
+    """
     guest.use_memory(guest.export(MEMORY))
-    uri_bytes = uri.encode()
-    texts = [text.encode() for pair in headers for text in pair]
+    sizes = list(map(len, headers))
+    count = len(headers) // 2
     # In this order, which guests may see: uri, array of headers, their texts, params, body.
     pointers = guest.allocate(
         guest.export(REALLOC),
         [
-            (1, len(uri_bytes)),
-            (4, len(headers) * _PAIR.size),
-            *((1, len(text)) for text in texts),
+            (1, len(uri)),
+            (4, count * _PAIR.size),
+            *zip(repeat(1), sizes),  # repeat has no end
             (4, 0),
             (1, len(body)),
         ],
     )
     uri_at, array_at, *text_at, params_at, body_at = pointers
-    array = struct.pack(
-        f"<{len(texts) * 2}I",
-        *chain.from_iterable(zip(text_at, map(len, texts), strict=True)),
-    )
-    memory = guest.memory()
-    put(memory, uri_at, uri_bytes)
-    put(memory, array_at, array)
-    for pointer, text in zip(text_at, texts, strict=True):
-        put(memory, pointer, text)
-    put(memory, body_at, body)
+    array = struct.pack(f"<{count * 4}I", *chain.from_iterable(zip(text_at, sizes, strict=True)))
+    put_all(guest.memory(), (uri_at, array_at, *text_at, body_at), (uri, array, *headers, body))
     result = await guest.call(
         guest.export(HANDLER),
-        *(method, uri_at, len(uri_bytes), array_at, len(headers)),
+        *(method, uri_at, len(uri), array_at, count),
         *(params_at, 0, _SOME, body_at, len(body)),
     )
     return _lift_response(guest.memory(), result)

@@ -94,9 +94,9 @@ class HttpComponent:
         )
 
     async def handle(
-        self, method: int, uri: str, headers: list[tuple[str, str]], body: bytes
+        self, method: int, uri: bytes, headers: list[bytes], body: bytes
     ) -> HttpResponse:
-        """Answer a request by the Spin executor. Raises GuestError."""
+        """Answer a request by the Spin executor; see ``abi.handle_request``. Raises GuestError."""
         config = self.wasi.config(self.stdout, self.stderr)
         with self._instantiate(config) as guest:
             return await abi.handle_request(guest, method, uri, headers, body)
@@ -131,7 +131,7 @@ class HttpComponent:
             raise WagiError(f"the output exceeds {_MAX_WAGI_OUTPUT_BYTES} bytes")
         return parse_cgi_response(bytes(output))
 
-    def _instantiate(self, wasi_config: int) -> Guest:
+    def _instantiate(self, wasi_config: Any) -> Guest:
         return Guest(
             self.template,
             self.ticker,

@@ -52,7 +52,7 @@ class RequestRefusedError(InvalidArgumentError):
 class RouteData:
     """The values for one route; those that are the same for every request are made once."""
 
-    __slots__ = ("_constant_env", "_constant_headers")
+    __slots__ = ("_constant_env", "_constant_texts")
 
     def __init__(self, route: Route) -> None:
         values = (
@@ -62,19 +62,24 @@ class RouteData:
             route.component_route,
         )
         names = _NAMES[2:6]
-        self._constant_headers = [(n[0], v) for n, v in zip(names, values, strict=True)]
+        self._constant_texts = [
+            text.encode() for n, v in zip(names, values, strict=True) for text in (n[0], v)
+        ]
         self._constant_env = [(n[1], v) for n, v in zip(names, values, strict=True)]
 
-    def headers(self, path_info: str, url: str, client: str) -> list[tuple[str, str]]:
-        """Return the headers for the Spin executor, in Spin's order.
+    def headers(self, path_info: str, url: str, client: str) -> list[bytes]:
+        """Return the headers for the Spin executor, in Spin's order: names and values in turn.
 
         url: see ``full_url``.  client: see ``client_address``.
         """
         return [
-            ("spin-path-info", path_info),
-            ("spin-full-url", url),
-            *self._constant_headers,
-            ("spin-client-addr", client),
+            b"spin-path-info",
+            path_info.encode(),
+            b"spin-full-url",
+            url.encode(),
+            *self._constant_texts,
+            b"spin-client-addr",
+            client.encode(),
         ]
 
     def env(self, path_info: str, url: str, client: str) -> list[tuple[str, str]]:
@@ -95,7 +100,7 @@ class RouteDataTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._by_index = [RouteData(route) for route in routes]
 
-    def headers(self, match: Match, url: str, client: str) -> list[tuple[str, str]]:
+    def headers(self, match: Match, url: str, client: str) -> list[bytes]:
         """Return ``RouteData.headers`` of the matched route."""
         return self._by_index[match.route.index].headers(match.path_info, url, client)
 
@@ -104,26 +109,28 @@ class RouteDataTable:
         return self._by_index[match.route.index].env(match.path_info, url, client)
 
 
-def route_headers(match: Match, url: str, client: str) -> list[tuple[str, str]]:
-    """Return the seven headers for a match; ``RouteDataTable`` does it faster for many."""
-    return RouteData(match.route).headers(match.path_info, url, client)
-
-
-def client_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """Return the request's own headers as strings, without those that only we may set.
+def client_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the request's own headers, without those that only we may set: names and values in
+    turn, all of them UTF-8.
 
     headers: names in lower case, order and repetitions kept.
     Raises RequestRefusedError (500, as Spin) if a value is not UTF-8.
     """
+    texts: list[bytes] = []
+    for name, value in headers:
+        if name not in SPIN_HEADERS:
+            if not value.isascii():
+                _check_utf8(value)
+            texts += (name, value)
+    return texts
+
+
+def _check_utf8(value: bytes) -> None:
     try:
-        return [
-            (name.decode("ascii"), value.decode())
-            for name, value in headers
-            if name not in SPIN_HEADERS
-        ]
-    except UnicodeDecodeError as exc:
+        value.decode()
+    except UnicodeDecodeError:
         raise RequestRefusedError(
-            500, f"header with bytes that are not UTF-8: {exc.object[:80]!r}"
+            500, f"header with bytes that are not UTF-8: {value[:80]!r}"
         ) from None
 
 

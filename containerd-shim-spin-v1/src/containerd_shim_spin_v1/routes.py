@@ -68,7 +68,7 @@ class Route:
     """Base and route joined, with ``/...``; empty for the root."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Match:
     """The route for a request."""
 

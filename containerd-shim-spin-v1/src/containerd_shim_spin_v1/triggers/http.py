@@ -23,6 +23,7 @@ from containerd_shim_spin_v1.routes import Match, Router, answer_reserved
 from containerd_shim_spin_v1.settings import Settings
 from containerd_shim_spin_v1.wagi import wagi_argv, wagi_env
 from containerd_shimkit.errors import ShimError
+from containerd_shimkit.http.deadlines import Deadlines
 from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
 from containerd_shimkit.wasm.native import GuestError
 
@@ -55,6 +56,7 @@ class HttpTrigger:
         self._route_data = RouteDataTable(router.routes)
         self._components = components
         self._settings = settings
+        self._deadlines = Deadlines(settings.request_seconds)
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +81,7 @@ class HttpTrigger:
     async def _answer(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         component = self._components[match.route.component_id]
         try:
-            async with asyncio.timeout(self._settings.request_seconds):
+            with self._deadlines.limit():
                 body = await self._read_body(scope, receive)
                 status, headers, content = await self._call(component, match, scope, body)
         except ClientGone:
@@ -139,7 +141,7 @@ class HttpTrigger:
             return 405, [], b""
         headers = client_headers(raw_headers)
         headers += self._route_data.headers(match, url, client)
-        response = await component.handle(method, target, headers, body)
+        response = await component.handle(method, target.encode(), headers, body)
         return response.status, response.headers, response.body
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
@@ -155,6 +157,8 @@ class HttpTrigger:
                 )
         parts = bytearray()
         while (message := await receive())["type"] == "http.request":
+            if not parts and not message["more_body"] and len(message["body"]) <= limit:
+                return message["body"]  # type: ignore[no-any-return]
             parts += message["body"]
             if len(parts) > limit:
                 raise RequestRefusedError(413, f"the body has more than {limit} bytes")

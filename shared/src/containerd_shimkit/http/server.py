@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from containerd_shimkit.errors import ListenError
+from containerd_shimkit.http.corked import Cork, CorkedTransport
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -67,6 +68,7 @@ class HttpServer:
         self.settings = settings or HttpSettings()
         self.state = ServerState()
         self.connection_closed = asyncio.Event()
+        self.cork = Cork(asyncio.get_running_loop())
         self.config = uvicorn.Config(
             app,
             http=LimitedProtocol,
@@ -133,6 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(server.config, server.state, {})
         self._server = server
         self._head_bytes = 0
+        self._piece_bytes = 0
         self._in_head = True
         self._mixed = False
         self._refused = False
@@ -142,6 +145,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self, transport: asyncio.Transport
     ) -> None:
         super().connection_made(transport)
+        self.transport = CorkedTransport(transport, self._server.cork)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -153,6 +157,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._mixed = False
+        self._piece_bytes = len(data)
         super().data_received(data)
         # The parser collects an unfinished header without any bound of its own. Where a head begins
         # behind another request is not known, so that piece does not count.
@@ -160,20 +165,21 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self._server.settings.max_head_bytes:
                 self._refuse_head()
+        # Here and not when it begins: most heads arrive in one piece, and need no timer.
+        if self._in_head and self._head_timer is None and not self.transport.is_closing():
+            self._start_head_timer()
 
     def on_message_begin(self) -> None:
         self._in_head = True
         self._head_bytes = 0
-        if self._head_timer is None:
-            self._start_head_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._stop_head_timer()
+        if self._head_timer is not None:
+            self._stop_head_timer()
         self._server.refresh_date()
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size <= self._server.settings.max_head_bytes:
+        if self._head_size() <= self._server.settings.max_head_bytes:
             super().on_headers_complete()
             return
         app, self.app = self.app, _answer_431
@@ -181,9 +187,21 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.app = app
 
+    def _head_size(self) -> int:
+        """Return at least what the head has, in bytes; exactly if it may be too large."""
+        # A header of "n:\n" is counted as five bytes below, so a sum is less than twice the input.
+        most = 2 * (self._head_bytes + self._piece_bytes)
+        if most <= self._server.settings.max_head_bytes:
+            return most
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
     def on_message_complete(self) -> None:
         self._mixed = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._server.cork.note_complete()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         if not self._end_after_response():

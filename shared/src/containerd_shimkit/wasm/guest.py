@@ -350,6 +350,16 @@ def put(memory: memoryview, pointer: int, data: bytes) -> None:
     memory[pointer:end] = data
 
 
+def put_all(memory: memoryview, pointers: Iterable[int], texts: Iterable[bytes]) -> None:
+    """Do ``put`` for each pointer, none of them negative, and its text."""
+    size = len(memory)
+    for pointer, text in zip(pointers, texts, strict=True):
+        end = pointer + len(text)
+        if end > size:
+            raise _beyond(memory, pointer, len(text))
+        memory[pointer:end] = text
+
+
 def _beyond(memory: memoryview, pointer: int, length: int) -> GuestMemoryError:
     return GuestMemoryError(
         f"the guest named {length} bytes at {pointer:#x}; its memory ends at {len(memory):#x}"
