@@ -72,6 +72,7 @@ class SpinImage:
             env=defaults | env,
             hostname="test",
             memory_limit_bytes=512 << 20,
+            processors=1,
             compile=self.compiler,
             stdout=OutputWriter(self._files[0]),
             stderr=OutputWriter(self._files[1]),
@@ -85,7 +86,9 @@ class SpinImage:
     async def serving(self, **env: str) -> AsyncIterator[int]:
         """Serve the app; yields its port."""
         app, self.stop, ready = self.prepare(**env), asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(SpinEngine().serve(app, ready.set, self.stop))
+        engine = SpinEngine()
+        engine.listen(app)
+        task = asyncio.create_task(engine.serve(app, ready.set, self.stop))
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -97,6 +100,7 @@ class SpinImage:
             self.stop.set()
             async with asyncio.timeout(30):
                 assert await task == 0
+            engine.close(app)
 
     def run(self, main: Callable[[int], Coroutine[Any, Any, None]], **env: str) -> None:
         """Call ``main`` with the port of the served app, on the loop that containers have."""

@@ -18,7 +18,13 @@ def test_defaults() -> None:
         max_body_bytes=128 << 20,
         max_requests=1000,
         max_memory_bytes=4 << 30,
+        workers=1,
     )
+
+
+def test_as_many_workers_as_processors_unless_told_otherwise() -> None:
+    assert Settings.load({}, None, 3).workers == 3
+    assert Settings.load({"SPIN_HTTP_WORKERS": "2"}, None, 3).workers == 2
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +49,8 @@ class HttpApp:
     router: Router
     components: dict[str, HttpComponent]
     assets: Assets
+    socket: socket.socket | None = None
+    """Bound by ``listen``."""
 
 
 class SpinEngine:
@@ -56,7 +60,9 @@ class SpinEngine:
         """Read the manifest, compile and link every component."""
         manifest = load_manifest(ROOT)
         base = _http_base(manifest)
-        settings = fitting(Settings.load(context.env, context.memory_limit_bytes))
+        settings = fitting(
+            Settings.load(context.env, context.memory_limit_bytes, context.processors)
+        )
         router = Router(base, _routes(manifest))
         for shadowed in router.shadowed:
             log.warning("%s", shadowed)
@@ -70,21 +76,32 @@ class SpinEngine:
         }
         return HttpApp(manifest, settings, router, components, assets)
 
+    def listen(self, app: HttpApp) -> int:
+        """Bind the HTTP trigger's address."""
+        app.socket = listen(app.settings.host, app.settings.port)
+        return app.settings.workers
+
     async def serve(self, app: HttpApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
         """Serve HTTP until told to stop, then drain."""
+        assert app.socket is not None, "listen comes first"
         settings = app.settings
+        # Requests in flight are limited for the app, not for each of its workers.
+        share = replace(settings, max_requests=ceil(settings.max_requests / settings.workers))
         trigger = HttpServing(
-            app.manifest.name, app.manifest.version, app.router, app.components, settings
+            app.manifest.name, app.manifest.version, app.router, app.components, share
         )
-        try:
-            sock = listen(settings.host, settings.port)
-            server = HttpServer(trigger, HttpSettings(drain_seconds=settings.drain_seconds))
-            serving = asyncio.create_task(server.serve(sock, stop))
-            ready()
-            await serving
-        finally:
-            app.assets.remove()
+        server = HttpServer(
+            trigger,
+            HttpSettings(drain_seconds=settings.drain_seconds, take_turns=settings.workers > 1),
+        )
+        serving = asyncio.create_task(server.serve(app.socket, stop))
+        ready()
+        await serving
         return 0
+
+    def close(self, app: HttpApp) -> None:
+        """Remove the copies of files."""
+        app.assets.remove()
 
 
 def load_manifest(root: Path) -> AppManifest:

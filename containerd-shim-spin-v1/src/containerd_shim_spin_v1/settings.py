@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from containerd_shimkit.errors import ExitCode, InvalidArgumentError
+from containerd_shimkit.workers import MAX_WORKERS
 
 DEFAULT_ADDRESS: Final = "0.0.0.0:80"
 
@@ -32,16 +33,21 @@ class Settings:
     """Requests in flight; beyond it 503."""
     max_memory_bytes: int
     """Linear memory of one instance."""
+    workers: int
+    """Processes that serve."""
 
     @classmethod
-    def load(cls, env: Mapping[str, str], memory_limit_bytes: int | None) -> Settings:
-        """Read ``env``. memory_limit_bytes: of the container.
+    def load(
+        cls, env: Mapping[str, str], memory_limit_bytes: int | None, processors: int = 1
+    ) -> Settings:
+        """Read ``env``. memory_limit_bytes: of the container. processors: those it may use.
 
         Raises SettingError naming the variable, its value and the rule.
         """
         host, port = parse_address(env.get("SPIN_HTTP_LISTEN_ADDR") or DEFAULT_ADDRESS)
         seconds = _number(env, "SPIN_HTTP_REQUEST_TIMEOUT_SECONDS", 60.0)
         memory = min(memory_limit_bytes or 4 << 30, 4 << 30)
+        workers = min(processors, MAX_WORKERS)
         return cls(
             host=host,
             port=port,
@@ -52,6 +58,7 @@ class Settings:
             max_memory_bytes=int(
                 _number(env, "SPIN_MAX_INSTANCE_MEMORY", memory, least=64 << 10, most=4 << 30)
             ),
+            workers=int(_number(env, "SPIN_HTTP_WORKERS", workers, least=1, most=MAX_WORKERS)),
         )
 
 

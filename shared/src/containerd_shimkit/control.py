@@ -50,7 +50,8 @@ class Control:
 
     def report_failure(self, exc: BaseException) -> int:
         """Tell the shim why this process ends; return its exit code."""
-        code, status = ExitCode.INTERNAL, ShimError.status
+        code: int = ExitCode.INTERNAL
+        status = ShimError.status
         if isinstance(exc, ShimError):
             code, status = exc.exit_code, exc.status
         message = str(exc) or repr(exc)

@@ -24,6 +24,8 @@ class RuntimeContext:
     hostname: str
     memory_limit_bytes: int | None
     """The cgroup's limit; None is unlimited."""
+    processors: int
+    """How many the CPU quota amounts to, rounded up; 1 without quota."""
     compile: Callable[[int, str], int]
     """Descriptor of a ``.wasm`` file, its name for messages -> descriptor of its compiled form."""
     stdout: OutputWriter
@@ -40,9 +42,19 @@ class Engine(Protocol):
         Raises ShimError with a message that names file, field, value and rule.
         """
 
+    def listen(self, app: Any) -> int:
+        """Bind the address the app is reached at; return how many processes are to serve it.
+
+        If it is more than one the process is forked, and each fork calls ``serve``. So there must
+        be no threads yet. Raises ShimError if the app cannot be started.
+        """
+
     async def serve(self, app: Any, ready: Callable[[], None], stop: asyncio.Event) -> int:
         """Run the app until it ends or ``stop`` is set, then end what is in flight.
 
         Call ``ready`` once the app can be reached: ``Start`` returns then. Returns the exit code.
         Raises ShimError if the app cannot be started.
         """
+
+    def close(self, app: Any) -> None:
+        """Remove what ``prepare`` left in the container's files; nobody serves the app any more."""

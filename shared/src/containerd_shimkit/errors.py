@@ -60,7 +60,7 @@ class ShimError(Exception):
     """Base of every error this package raises on purpose."""
 
     status: ClassVar[Status] = Status.UNKNOWN
-    exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+    exit_code: int = ExitCode.INTERNAL
 
 
 class InvalidArgumentError(ShimError):

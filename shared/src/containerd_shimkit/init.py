@@ -12,6 +12,9 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import uvloop
@@ -23,6 +26,7 @@ from containerd_shimkit.hooks import run_start_container
 from containerd_shimkit.linux.seccomp import NOT_APPLIED, seccomp_available
 from containerd_shimkit.output import OutputHandler, OutputWriter
 from containerd_shimkit.wasm.compiler import request_compiled
+from containerd_shimkit.workers import Workers, usable_processors
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """Each stops the app: requests in flight may end. A second one ends the process at once."""
@@ -56,13 +60,24 @@ def run(request: SandboxRequest, control: Control, engine: Engine, compiler: soc
             run_start_container(request.bundle, request.task_id)
         except ShimError as exc:
             failure = exc
+    if failure is None:
+        try:
+            count = engine.listen(app)
+        except ShimError as exc:
+            failure = exc
     if failure is not None:
         return _fail(request, control, stderr, failure)
     # The app is there to stay; the collector need not look at it again while requests are served.
     gc.collect()
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(_serve(request, control, engine, app, stderr))
+    process = _Process(request, control, engine, app, stderr)
+    workers = Workers(count, process.work) if count > 1 else None
+    if workers is not None and workers.pids:
+        with asyncio.Runner() as runner:
+            code = runner.run(process.supervise(workers))
+    else:
+        code = process.serve()
+    engine.close(app)
     # Here, and not by returning, which would take the engine apart first: the kernel does that
     # better, and on User-Mode-Linux wasmtime was seen to abort over it.
     os._exit(code)
@@ -85,34 +100,79 @@ def _context(
         env=spec.process.environment,
         hostname=spec.hostname or "",
         memory_limit_bytes=memory if memory and memory > 0 else None,
+        processors=usable_processors(spec.linux.resources, len(os.sched_getaffinity(0))),
         compile=lambda wasm, name: request_compiled(compiler, wasm, name),
         stdout=stdout,
         stderr=stderr,
     )
 
 
-async def _serve(
-    request: SandboxRequest, control: Control, engine: Engine, app: Any, stderr: OutputWriter
-) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What a process that serves, or that looks after those that do, has in its hands."""
 
-    def handle_stop() -> None:
-        if stop.is_set():
+    request: SandboxRequest
+    control: Control
+    engine: Engine
+    app: Any
+    stderr: OutputWriter
+
+    def serve(self) -> int:
+        """Serve in the container's first process."""
+
+        def end() -> None:
             os._exit(ExitCode.OK)
-        stop.set()
 
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, handle_stop)
-    control.connection.setblocking(False)
-    loop.add_reader(control.connection.fileno(), _end_without_shim, control, stop)
-    try:
-        return await engine.serve(app, lambda: control.report("ready"), stop)
-    except ShimError as exc:
-        return _fail(request, control, stderr, exc)
-    except Exception as exc:
-        log.exception("the engine failed")
-        return _fail(request, control, stderr, exc)
+        return self._run_engine(partial(self.control.report, "ready"), end)
+
+    def work(self, ready: Callable[[], None]) -> int:
+        """Serve in a worker. Its supervisor is told of a second signal, too, and acts upon it."""
+        return self._run_engine(ready, lambda: None)
+
+    def _run_engine(self, ready: Callable[[], None], end: Callable[[], None]) -> int:
+        async def run() -> int:
+            return await self.engine.serve(self.app, ready, self._stop_event(end))
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(self._guarded(run()))
+
+    async def supervise(self, workers: Workers) -> int:
+        """Look after the workers in the container's first process."""
+
+        def end() -> None:
+            workers.kill()
+            os._exit(ExitCode.OK)
+
+        ready = partial(self.control.report, "ready")
+        return await self._guarded(workers.run(ready, self._stop_event(end)))
+
+    async def _guarded(self, running: Coroutine[Any, Any, int]) -> int:
+        try:
+            return await running
+        except ShimError as exc:
+            return _fail(self.request, self.control, self.stderr, exc)
+        except Exception as exc:
+            log.exception("the engine failed")
+            return _fail(self.request, self.control, self.stderr, exc)
+
+    def _stop_event(self, end: Callable[[], None]) -> asyncio.Event:
+        """Return what is set by the first signal to stop, and by the end of the shim.
+
+        end: called for every further signal.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def handle_stop() -> None:
+            if stop.is_set():
+                end()
+            stop.set()
+
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, handle_stop)
+        self.control.connection.setblocking(False)
+        loop.add_reader(self.control.connection.fileno(), _end_without_shim, self.control, stop)
+        return stop
 
 
 def _end_without_shim(control: Control, stop: asyncio.Event) -> None:

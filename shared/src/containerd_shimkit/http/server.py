@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from containerd_shimkit.errors import ListenError
+from containerd_shimkit.http.acceptor import Acceptor
 from containerd_shimkit.http.corked import Cork, CorkedTransport
 
 Scope = dict[str, Any]
@@ -44,6 +45,9 @@ class HttpSettings:
     """An idle connection is closed after this (nginx's default)."""
     drain_seconds: float = 10.0
     """Requests in flight may take this long once the server is told to stop."""
+    take_turns: bool = False
+    """Other processes serve the same socket: accept one connection at a time, so that whoever has
+    less to do takes the next."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -89,7 +93,10 @@ class HttpServer:
     async def serve(self, sock: socket.socket, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then let the requests in flight end. Closes the socket."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: LimitedProtocol(self), sock=sock)
+        if self.settings.take_turns:
+            server: asyncio.Server | Acceptor = Acceptor(sock, lambda: LimitedProtocol(self))
+        else:
+            server = await loop.create_server(lambda: LimitedProtocol(self), sock=sock)
         try:
             await stop.wait()
         finally:

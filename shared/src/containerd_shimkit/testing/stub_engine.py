@@ -4,14 +4,16 @@ What it does is said by the container's environment:
 
     STUB_EXIT=CODE      end with this code right after the start
     STUB_LISTEN=IP:PORT serve HTTP; every answer is 200 with STUB_TEXT
+    STUB_WORKERS=N      be served by N processes
     STUB_STDOUT, STUB_STDERR=TEXT   written at the start
+    STUB_CLOSED=TEXT    written to stdout when nobody serves the app any more
     STUB_REPORT=1       write what the process sees of itself to stdout, as a line of JSON
     STUB_COMPILE=PATH   have a ``.wasm`` file of the image compiled
     STUB_FAIL=STEP      raise EngineError with STUB_TEXT in ``prepare`` or ``serve``
     STUB_CRASH=STEP     raise RuntimeError with STUB_TEXT in ``prepare``, ``serve`` or ``ready``
     STUB_DIE=STEP       exit with code 9 at once in ``prepare``, ``serve`` or ``ready``, or when the
                         engine is taken apart: ``end``
-    STUB_HANG=STEP      do nothing more in ``prepare`` or ``serve``
+    STUB_HANG=STEP      do nothing more in ``prepare``, ``serve``, or from ``ready`` on
 
 Without any of these it serves nothing until it is told to stop, then ends with 0.
 """
@@ -38,6 +40,7 @@ class StubEngine:
     """Implements ``containerd_shimkit.engine.Engine``; its app is the context."""
 
     _dies_in_the_end = False
+    _listener: socket.socket | None = None
 
     def __del__(self) -> None:
         if self._dies_in_the_end:
@@ -52,6 +55,13 @@ class StubEngine:
             os.close(wasm)
         return context
 
+    def listen(self, app: RuntimeContext) -> int:
+        self._listener = _listener(app.env)
+        return int(app.env.get("STUB_WORKERS", "1"))
+
+    def close(self, app: RuntimeContext) -> None:
+        app.stdout.write(app.env.get("STUB_CLOSED", "").encode())
+
     async def serve(
         self, app: RuntimeContext, ready: Callable[[], None], stop: asyncio.Event
     ) -> int:
@@ -63,11 +73,13 @@ class StubEngine:
         app.stderr.write(env.get("STUB_STDERR", "").encode())
         if env.get("STUB_REPORT"):
             app.stdout.write(json.dumps(report(app)).encode() + b"\n")
-        server = await _listen(env)
+        server = await _listen(env, self._listener)
         ready()
         _misbehave("ready", env)
         if code := env.get("STUB_EXIT"):
             return int(code)
+        if env.get("STUB_HANG") == "ready":
+            await asyncio.Event().wait()
         await stop.wait()
         if server is not None:
             server.close()
@@ -105,10 +117,20 @@ def _misbehave(step: str, env: Mapping[str, str]) -> None:
             signal.pause()
 
 
-async def _listen(env: Mapping[str, str]) -> asyncio.Server | None:
+def _listener(env: Mapping[str, str]) -> socket.socket | None:
+    # Bound here: a name would be resolved by modules that cannot be imported any more.
     if "STUB_LISTEN" not in env:
         return None
     host, _, port = env["STUB_LISTEN"].rpartition(":")
+    listener = socket.socket(socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, int(port)))
+    return listener
+
+
+async def _listen(env: Mapping[str, str], listener: socket.socket | None) -> asyncio.Server | None:
+    if listener is None:
+        return None
     body = env.get("STUB_TEXT", "").encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
 
@@ -118,8 +140,4 @@ async def _listen(env: Mapping[str, str]) -> asyncio.Server | None:
         await writer.drain()
         writer.close()
 
-    # Bound here: a name would be resolved by modules that cannot be imported any more.
-    listener = socket.socket(socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, int(port)))
     return await asyncio.start_server(answer, sock=listener)
