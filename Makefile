@@ -53,9 +53,11 @@ $(VENV)/.stamp: requirements-dev.lock $(DISTRIBUTIONS:%=%/pyproject.toml) | pack
 	@touch $@
 
 # What Debian has to bring; quick when it is there.
-.PHONY: packages-python packages-run packages-test packages-bench packages-guests
+.PHONY: packages-python packages-build packages-run packages-test packages-bench packages-guests
 packages-python:
 	@shared/tools/packages.sh need python
+packages-build: | packages-python
+	@shared/tools/packages.sh need build
 packages-run: | packages-python
 	@$(if $(CONTAINERD_ADDRESS),true,shared/tools/packages.sh need containerd curl)
 packages-test: | packages-python
@@ -76,12 +78,13 @@ PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --up
   --generate-hashes --allow-unsafe --strip-extras \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-# Building
+# Building. BUNDLED_PYTHON=/path/to/python3 puts that Python into the binaries, not the pinned one.
 
 .PHONY: build
 build: $(BINARIES)  ## build dist/containerd-shim-{spin,slight,wws}-v1
 
-$(BINARIES) &: $(SOURCES) $(wildcard shared/tools/build_binary.py) requirements.lock $(VENV)/.stamp
+BINARY_TOOLS := $(wildcard shared/tools/build_binary.py shared/tools/binary/*.py shared/launcher/*)
+$(BINARIES) &: $(SOURCES) $(BINARY_TOOLS) requirements.lock $(VENV)/.stamp | packages-build
 	$(BIN)/python shared/tools/build_binary.py $(SHIMS)
 	@touch $(BINARIES)
 

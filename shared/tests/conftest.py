@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import secrets
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -51,31 +52,47 @@ def stub(tmp_path: Path, namespace: str) -> Iterator[ShimCommand]:
 @pytest.fixture(scope="session")
 def build_binary(pytestconfig: pytest.Config) -> ModuleType:
     """The tool that builds the shims."""
-    path = pytestconfig.rootpath / "shared/tools/build_binary.py"
-    spec = importlib.util.spec_from_file_location("build_binary", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    tools = str(pytestconfig.rootpath / "shared/tools")
+    if tools not in sys.path:
+        sys.path.append(tools)
+    return importlib.import_module("build_binary")
+
+
+@pytest.fixture(scope="session")
+def make_launcher(build_binary: ModuleType) -> Callable[[Path, Path, str], Path]:
+    """Write an executable that is the launcher, with a script in place of a bundle of its own."""
+
+    def make(path: Path, script: Path, build_id: str) -> Path:
+        launcher = build_binary.compile_launcher()
+        fields = {"shim": "stub", "build": build_id, "engine": "yes", "execute": str(script)}
+        build_binary.write_binary(path, launcher, [], fields, "stub\n")
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def spin_binary(
-    build_binary: ModuleType, shim_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    build_binary: ModuleType,
+    pytestconfig: pytest.Config,
+    shim_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The built spin shim, of the sources as they are now."""
     built = shim_dir / "containerd-shim-spin-v1"
-    repository: Path = build_binary.REPOSITORY
+    repository = pytestconfig.rootpath
     sources = [
         *repository.glob("shared/src/**/*.py"),
+        *repository.glob("shared/launcher/*"),
         *repository.glob("containerd-shim-spin-v1/src/**/*.py"),
         *repository.glob("shared/tools/build_binary.py"),
+        *repository.glob("shared/tools/binary/*.py"),
     ]
     newest = max(source.stat().st_mtime for source in sources)
     if not built.exists() or built.stat().st_mtime < newest:
         built = tmp_path_factory.mktemp("dist") / built.name
-        build_binary.build("spin", build_binary.install_libraries(), built)
+        interpreter = build_binary.chosen_interpreter()
+        build_binary.build("spin", interpreter, build_binary.build_runtime(interpreter), built)
     return built
 
 
@@ -84,7 +101,7 @@ def unpacked(spin_binary: Path) -> Iterator[Path]:
     """A root in which the spin shim is unpacked already."""
     with tempfile.TemporaryDirectory(prefix="cw-root-") as directory:
         environment = {"PATH": os.defpath, "CONTAINERD_WASM_SHIMS_ROOT": directory}
-        subprocess.run([spin_binary, "-v"], env=environment, check=True, capture_output=True)
+        subprocess.run([spin_binary, "-info"], env=environment, check=True, capture_output=True)
         yield Path(directory)
 
 

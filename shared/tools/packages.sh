@@ -18,6 +18,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 is_static() { have "$1" && ! ldd "$(command -v "$1")" >/dev/null 2>&1; }
 
+# Without gcc the libraries beside it are taken for missing too, and asked for once more.
+has_library() { have gcc && [ "$(gcc "-print-file-name=$1")" != "$1" ]; }
+
 has_wasm_toolchain() {
     have clang-14 && have wasm-ld-14 && [ -d /usr/include/wasm32-wasi ] &&
         [ -n "$(find /usr/lib -name 'libclang_rt.builtins-wasm32.a' 2>/dev/null)" ] &&
@@ -28,6 +31,13 @@ has_wasm_toolchain() {
 missing_of() {
     case "$1" in
         python) "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv ;;
+        build) # the binaries: the launcher's compiler and libraries, and what goes into them
+            { have gcc && have strip; } || echo gcc binutils
+            has_library libc.a || echo libc6-dev
+            has_library libzstd.a || echo libzstd-dev
+            has_library libseccomp.so.2 || echo libseccomp2
+            have zstd || echo zstd
+            ;;
         containerd)
             { have containerd && have ctr; } || echo containerd
             have runc || echo runc

@@ -2,8 +2,8 @@
 
 The zygote greets with one byte, gets the message, and answers with the exit code, one byte. The
 message is one packet: counts, arguments, environment and directory, separated by NUL, which
-none of them can contain; the standard descriptors travel beside it. Imports nothing but ``os``:
-see ``launch``.
+none of them can contain; the standard descriptors travel beside it. The launcher writes it
+(``shared/launcher/zygote.c``).
 """
 
 from __future__ import annotations
@@ -16,13 +16,6 @@ from containerd_shimkit.runtime import ShimKind, run_directory
 def zygote_socket(kind: ShimKind, build_id: str) -> str:
     """Return the path of the socket of this build's zygote."""
     return f"{run_directory()}/{kind.name}-{build_id}.sock"
-
-
-def encode(arguments: list[str]) -> bytes:
-    """Return the message for ``arguments`` from this process."""
-    environment = [f"{name}={value}" for name, value in os.environ.items()]
-    head = [str(len(arguments)), str(len(environment))]
-    return os.fsencode("\0".join([*head, *arguments, *environment, os.getcwd()]))
 
 
 def decode(message: bytes) -> tuple[list[str], dict[str, str], str]:

@@ -1,7 +1,4 @@
-"""What kind of shim this is, and where on the node it keeps things.
-
-Imports nothing but ``os``: this is part of what containerd waits for at every ``start``.
-"""
+"""What kind of shim this is, and where on the node it keeps things."""
 
 from __future__ import annotations
 
@@ -39,8 +36,18 @@ class ShimKind:
         return f"io.containerd.{self.name}.v1"
 
 
+_unpacked: list[str] = []
+
+
+def set_state_directory(directory: str) -> None:
+    """Say where this binary was unpacked to: elsewhere, if its usual place cannot be written."""
+    _unpacked[:] = [directory]
+
+
 def state_directory() -> str:
     """Return where a binary unpacks itself; survives a reboot."""
+    if _unpacked:
+        return _unpacked[0]
     return os.environ.get("CONTAINERD_WASM_SHIMS_ROOT") or DEFAULT_STATE
 
 

@@ -42,7 +42,8 @@ sys.exit(main(STUB_KIND, {build_id!r}))
 def write_stub_binary(path: Path, *, build_id: str | None = None, setup: str = "") -> Path:
     """Write an executable of the stub shim, which runs from the sources.
 
-    build_id: None is a shim without a zygote. setup: Python that runs before ``main``.
+    build_id: what the zygote is called that a launcher makes of it; None is a shim without one.
+    setup: Python that runs before ``main``.
     """
     path.write_text(_STUB.format(python=sys.executable, setup=setup, build_id=build_id))
     path.chmod(0o755)
