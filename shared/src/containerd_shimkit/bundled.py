@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import ctypes.util
 import os
+import struct
 import sys
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from containerd_shimkit.runtime import set_state_directory
 
 _PR_SET_MM: Final = 35  # linux/prctl.h
 _PR_SET_MM_ARG_START: Final = 8
-_ARG_START: Final = 47 - 2  # proc(5), /proc/pid/stat: field 48, counted after the name
+_PR_SET_MM_MAP: Final = 14
 
 
 def enter(home: str) -> str:
@@ -57,13 +58,22 @@ def _find_library(name: str) -> str | None:
 def _hide_loader() -> None:
     """Let the command line begin with Python, for setproctitle: it writes where Python's begins.
 
-    Without CAP_SYS_RESOURCE, ``ps`` goes on to show the loader before the title.
+    Where the kernel refuses, ``ps`` goes on to show the loader before the title.
     """
     raw = Path("/proc/self/cmdline").read_bytes()
     ours = raw.split(b"\0")[:-1][: -len(sys.orig_argv)]
     stat = Path("/proc/self/stat").read_text(errors="replace")
-    start = int(stat[stat.rindex(")") + 2 :].split()[_ARG_START])
-    address = start + sum(len(word) + 1 for word in ours)
-    prctl = ctypes.CDLL(None).prctl
-    prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-    prctl(_PR_SET_MM, _PR_SET_MM_ARG_START, address, 0, 0)
+    fields = ["", "", "", *stat[stat.rindex(")") + 2 :].split()]  # by their numbers in proc(5)
+    start = int(fields[48]) + sum(len(word) + 1 for word in ours)
+    libc = ctypes.CDLL(None)
+    libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    libc.sbrk.restype = ctypes.c_ulong
+    if libc.prctl(_PR_SET_MM, _PR_SET_MM_ARG_START, start, 0, 0) == 0:
+        return
+    # Without CAP_SYS_RESOURCE all has to be said, on kernels that can be checkpointed: struct
+    # prctl_mm_map, all as it is but for the start of the arguments. No auxv, no file.
+    code, data, heap = fields[26:28], fields[45:47], fields[47]
+    numbers = [*code, *data, heap, libc.sbrk(0), fields[28], start, *fields[49:52]]
+    layout = struct.pack("<11QQIi", *map(int, numbers), 0, 0, -1)
+    buffer = ctypes.create_string_buffer(layout, len(layout))
+    libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(buffer), len(layout), 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-import sysconfig
 from types import CodeType
 from typing import Final
 
@@ -47,7 +46,7 @@ def can_immortalize() -> bool:
         and sys.version_info[:2] == (3, 14)
         and sys.byteorder == "little"
         and sys.maxsize > 1 << 32
-        and not sysconfig.get_config_var("Py_GIL_DISABLED")
+        and "t" not in sys.abiflags  # free threading; the binaries have no sysconfig data
     )
 
 
