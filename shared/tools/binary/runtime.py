@@ -96,7 +96,10 @@ def _fill(stage: Path, interpreter: Interpreter, seccomp: Path) -> None:
 def compile_tree(directory: Path, interpreter: Interpreter) -> None:
     """Turn the sources below ``directory`` into the interpreter's bytecode."""
     script = TOOLS / "binary" / "bytecode.py"
-    run([interpreter.executable, "-IS", script, directory], PYTHONHASHSEED="0")
+    # What the process itself imports it compiles, too, every time: whether a string is marked as
+    # interned depends on it.
+    no_cache = ["-B", "-X", f"pycache_prefix={directory}/none"]
+    run([interpreter.executable, "-IS", *no_cache, script, directory], PYTHONHASHSEED="0")
 
 
 def _install_wheels(directory: Path, interpreter: Interpreter) -> None:
