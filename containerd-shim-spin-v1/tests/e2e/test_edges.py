@@ -17,6 +17,7 @@ import pytest
 
 from containerd_shimkit.bootstrap import socket_path
 from containerd_shimkit.linux.cgroups import open_cgroup
+from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.proto import process_pb2 as types
 from containerd_shimkit.proto import task_pb2 as api
 from containerd_shimkit.rpc.client import Client
@@ -51,6 +52,23 @@ def state(shim: str, task_id: str) -> int:
         return answer.status
 
     return asyncio.run(ask())
+
+
+def test_app_of_many_components(node: Node, probe_wasm: bytes) -> None:
+    """Each has callbacks for what it prints, and libffi makes 128 before it wants a file."""
+    names = [f"probe{number}" for number in range(100)]
+    components = "".join(
+        f'[[component]]\nid = "{name}"\nsource = "probe.wasm"\n'
+        f'[component.trigger]\nroute = "/{name}/..."\n'
+        for name in names
+    )
+    head = 'spin_manifest_version = "1"\nname = "many"\nversion = "1.0.0"\n'
+    manifest = f'{head}trigger = {{ type = "http", base = "/" }}\n{components}'
+    files = [ImageFile("spin.toml", manifest.encode()), ImageFile("probe.wasm", probe_wasm)]
+    app = node.run(node.image(files))
+    for name in names:
+        assert app.get(f"/{name}/stdout?text=from-{name}").status == 200
+    assert app.log.split() == [f"from-{name}" for name in names]
 
 
 def state_of(app: App) -> int:

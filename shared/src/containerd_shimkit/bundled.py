@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from containerd_shimkit.forked import keep_in_children
 from containerd_shimkit.runtime import set_state_directory
 
 _PR_SET_MM: Final = 35  # linux/prctl.h
@@ -32,18 +33,23 @@ def enter(home: str) -> str:
     del sys.argv[1:3]
     for lock in locks.split(","):
         os.set_inheritable(int(lock), False)  # forks keep it, programs do not get it
-    _keep_from_programs(sys.executable)
+    _keep_for_callbacks(sys.executable)
     ctypes.util.find_library = _find_library
     _hide_loader()
     return build_id
 
 
-def _keep_from_programs(path: str) -> None:
-    """Have the descriptors of a file closed on exec: libffi leaves one open, of Python itself."""
+def _keep_for_callbacks(path: str) -> None:
+    """Have forks keep, and programs not get, the descriptor of Python itself that libffi has open.
+
+    For every hundred ctypes callbacks it maps a page of it. Once closed, there would be no more
+    callbacks, or worse: the number may be that of another file by then.
+    """
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             if str(entry.readlink()) == path:
                 os.set_inheritable(int(entry.name), False)
+                keep_in_children(int(entry.name))
 
 
 def _find_library(name: str) -> str | None:

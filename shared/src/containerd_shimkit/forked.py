@@ -15,6 +15,8 @@ from containerd_shimkit.linux.syscalls import close_range
 
 _FIRST_FREE: Final = 3  # after the standard streams
 
+_kept: set[int] = set()
+
 
 def run_and_exit(body: Callable[[Control], int], connection: socket.socket) -> NoReturn:
     """Run ``body`` in a forked child and leave by ``_exit``, whatever happens."""
@@ -38,10 +40,15 @@ def reset_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def keep_in_children(descriptor: int) -> None:
+    """Have ``close_all_but`` spare a descriptor that a library goes on to use by its number."""
+    _kept.add(descriptor)
+
+
 def close_all_but(*keep: int) -> None:
     """Close every descriptor from 3 up that is not in ``keep``."""
     low = _FIRST_FREE
-    for descriptor in sorted(keep):
+    for descriptor in sorted(_kept.union(keep)):
         if descriptor > low:
             close_range(low, descriptor - 1)
         low = descriptor + 1
