@@ -8,13 +8,12 @@ import pytest
 from containerd_shim_spin_v1 import files
 from containerd_shim_spin_v1.files import FilePlan, plan_files
 from containerd_shim_spin_v1.globs import glob_fault, path_matcher
-from containerd_shim_spin_v1.manifest import (
+from containerd_shim_spin_v1.manifest_model import (
     Component,
     FileEntry,
     FileGlob,
     FilePlacement,
     FileSource,
-    HttpComponentTrigger,
 )
 from containerd_shimkit.errors import ManifestError
 
@@ -49,7 +48,6 @@ def plan(root: Path, entries: list[FileEntry], exclude: tuple[str, ...] = ()) ->
         Component(
             id="c",
             source=FileSource("app.wasm"),
-            trigger=HttpComponentTrigger("/"),
             files=tuple(entries),
             exclude_files=exclude,
         ),
@@ -256,6 +254,12 @@ def test_excluded_file_is_not_reached_by_a_link(root: Path) -> None:
     (root / "other/alias").symlink_to("../static/b.txt")
     found = plan(root, [FileGlob("other/*")], ("static/b.txt",))
     assert "/other/alias" not in copied(found)
+
+
+def test_single_file_is_placed(root: Path) -> None:
+    """``exclude_files`` are for what patterns and directories hold."""
+    found = plan(root, [FilePlacement("static/a.css", "/x/./style.css")], ("static/*",))
+    assert found == FilePlan(copies=((root.resolve() / "static/a.css", "/x/style.css"),))
 
 
 def test_special_files_are_left_out(root: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.manifest import (
+from containerd_shim_spin_v1.manifest import parse_manifest
+from containerd_shim_spin_v1.manifest_model import (
     AppManifest,
     Build,
     Component,
@@ -12,20 +13,18 @@ from containerd_shim_spin_v1.manifest import (
     FileGlob,
     FilePlacement,
     FileSource,
-    HttpComponentTrigger,
     HttpTrigger,
-    PluginComponentTrigger,
-    PluginTrigger,
-    RedisComponentTrigger,
+    OtherTrigger,
     RedisTrigger,
     UrlSource,
     Variable,
-    parse_manifest,
 )
-from containerd_shim_spin_v1.templates import parse_template
+from containerd_shim_spin_v1.templates import Template, literal, parse_template
 from containerd_shimkit.errors import ExitCode, ManifestError
 
 DIGEST = "0123456789abcdef" * 4
+
+DATABASES = tuple(map(literal, ("redis://*:*", "mysql://*:*", "postgres://*:*")))
 
 HEAD = """\
 spin_manifest_version = "1"
@@ -102,7 +101,16 @@ def test_every_field() -> None:
         description="what it does",
         authors=("A <a@example.com>", "B"),
         namespace="old",
-        trigger=HttpTrigger("/base"),
+        http_base="/base",
+        triggers=(
+            HttpTrigger(
+                id="trigger-one",
+                component="one",
+                route="/one/...",
+                executor=Executor("wagi", "run", "a ${ARGS}"),
+            ),
+            HttpTrigger(id="trigger-two", component="two", route="/two"),
+        ),
         variables={
             "token": Variable(required=True, default=None, secret=True),
             "greeting": Variable(required=False, default="hi", secret=False),
@@ -115,18 +123,24 @@ def test_every_field() -> None:
                 source=UrlSource("https://example.com/one.wasm", DIGEST),
                 files=(FileGlob("static/**/*"), FilePlacement("assets", "/assets")),
                 exclude_files=("static/*.key",),
-                allowed_http_hosts=("example.com",),
-                allowed_outbound_hosts=("redis://redis:6379",),
+                allowed_outbound_hosts=(
+                    literal("redis://redis:6379"),
+                    literal("http://example.com"),
+                    literal("https://example.com"),
+                ),
+                hosts_field="allowed_outbound_hosts",
                 key_value_stores=("default", "mixed_CASE_w0rds"),
                 sqlite_databases=("default",),
                 ai_models=("llama2-chat",),
                 environment={"NAME": "a=b"},
-                config={"message": parse_template("{{ greeting }}, {{ token }}")},
-                build=Build("make", "src", ("**/*.rs",)),
-                trigger=HttpComponentTrigger("/one/...", Executor("wagi", "run", "a ${ARGS}")),
+                variables={"message": parse_template("{{ greeting }}, {{ token }}")},
+                build=Build(("make",), "src", ("**/*.rs",)),
             ),
             Component(
-                id="two", source=FileSource("two.wasm"), trigger=HttpComponentTrigger("/two")
+                id="two",
+                source=FileSource("two.wasm"),
+                allowed_outbound_hosts=DATABASES,
+                hosts_field="allowed_http_hosts",
             ),
         ),
     )
@@ -142,18 +156,12 @@ def test_version_1(line: str) -> None:
     assert parse_manifest(text + HELLO + ROUTE).manifest_version == 1
 
 
-def test_version_2_is_refused_in_one_sentence() -> None:
-    assert refusal("# c\nspin_manifest_version = 2\n[application]\nname = 'x'") == (
-        "spin.toml:2:1: spin_manifest_version = 2: manifest version 2 is not supported yet, "
-        'only version 1 (spin_manifest_version = "1")'
-    )
-
-
 @pytest.mark.parametrize(
     ("executor", "expected"),
     [
         pytest.param("", Executor("spin"), id="none"),
         pytest.param('{ type = "spin" }', Executor("spin"), id="spin"),
+        pytest.param('{ type = "http" }', Executor("spin"), id="http"),
         pytest.param(
             '{ type = "wagi" }', Executor("wagi", "_start", "${SCRIPT_NAME} ${ARGS}"), id="wagi"
         ),
@@ -164,23 +172,29 @@ def test_version_2_is_refused_in_one_sentence() -> None:
 )
 def test_executor(executor: str, expected: Executor) -> None:
     text = HEAD + HELLO + ROUTE + (f"executor = {executor}" if executor else "")
-    trigger = parse_manifest(text).components[0].trigger
-    assert trigger == HttpComponentTrigger("/hello", expected)
+    assert parse_manifest(text).triggers == (
+        HttpTrigger(id="trigger-hello", component="hello", route="/hello", executor=expected),
+    )
 
 
 def test_redis_trigger() -> None:
     text = HEAD.replace('type = "http", base = "/"', 'type = "redis", address = "redis://r"')
     app = parse_manifest(f"{text}{HELLO}trigger = {{ channel = 'c', executor = {{type='spin'}} }}")
-    assert app.trigger == RedisTrigger("redis://r")
-    assert app.components[0].trigger == RedisComponentTrigger("c")
+    assert app.triggers == (
+        RedisTrigger(
+            id="trigger-hello", component="hello", channel="c", address=literal("redis://r")
+        ),
+    )
 
 
 def test_unknown_trigger_type_keeps_its_settings() -> None:
     text = HEAD.replace('type = "http", base = "/"', 'type = "timer", speed = 3')
     app = parse_manifest(text + HELLO + "trigger = { interval = 7 }")
-    assert app.trigger == PluginTrigger("timer", {"speed": 3})
-    assert app.components[0].trigger == PluginComponentTrigger({"interval": 7})
-    assert app.trigger.where == "spin.toml:4:1: trigger"
+    assert app.trigger_settings == {"timer": {"speed": 3}}
+    assert app.triggers == (
+        OtherTrigger(type="timer", id="trigger-hello", component="hello", settings={"interval": 7}),
+    )
+    assert app.triggers[0].where == "spin.toml:4:1: trigger"
 
 
 def test_entries_know_their_place() -> None:
@@ -193,10 +207,28 @@ def test_entries_know_their_place() -> None:
     ]
 
 
-def test_app_without_hosts_differs_from_empty_hosts() -> None:
-    app = parse_manifest(HEAD + HELLO + "allowed_outbound_hosts = []\n" + ROUTE)
-    assert app.components[0].allowed_outbound_hosts == ()
-    assert parse_manifest(HEAD + HELLO + ROUTE).components[0].allowed_outbound_hosts is None
+@pytest.mark.parametrize(
+    ("lines", "hosts", "field"),
+    [
+        pytest.param("", DATABASES, "allowed_http_hosts", id="neither: every database"),
+        pytest.param("allowed_outbound_hosts = []", (), "allowed_outbound_hosts", id="newer"),
+        pytest.param(
+            "allowed_http_hosts = ['h:8080']",
+            (*DATABASES, literal("http://h:8080"), literal("https://h:8080")),
+            "allowed_http_hosts",
+            id="older",
+        ),
+        pytest.param(
+            "allowed_http_hosts = ['h']\nallowed_outbound_hosts = ['redis://r']",
+            (literal("redis://r"), literal("http://h"), literal("https://h")),
+            "allowed_outbound_hosts",
+            id="both",
+        ),
+    ],
+)
+def test_hosts(lines: str, hosts: tuple[Template, ...], field: str) -> None:
+    component = parse_manifest(f"{HEAD}{HELLO}{lines}\n{ROUTE}").components[0]
+    assert (component.allowed_outbound_hosts, component.hosts_field) == (hosts, field)
 
 
 HEAD_FAULTS = [
@@ -223,7 +255,8 @@ HEAD_FAULTS = [
     ),
     pytest.param(
         'spin_manifest_version = "1"', 'spin_version = "2"',
-        'spin.toml:1:1: spin_version = "2": must be "1"', id="other version",
+        'spin.toml:1:1: spin_version = "2": must be "1", or for version 2 `spin_manifest',
+        id="other version",
     ),
     pytest.param(
         'spin_manifest_version = "1"', "spin_version = true", 'spin_version = true: must be "1"',
@@ -331,6 +364,16 @@ COMPONENT_FAULTS = [
     pytest.param('environment = { A = "\\u0000" }', "must not contain a NUL", id="env nul"),
     pytest.param("key_value_stores = ['a-b']", f"{H}.key_value_stores[0] = \"a-b\": ", id="kv"),
     pytest.param("sqlite_databases = ['']", "must not be empty", id="sqlite"),
+    pytest.param(
+        "allowed_http_hosts = ['*']", f"{H}.allowed_http_hosts[0] = \"*\": did you mean", id="all"
+    ),
+    pytest.param("allowed_http_hosts = ['h/p']", "without a path", id="http host"),
+    pytest.param(
+        "allowed_outbound_hosts = ['redis://r', 'r:1']",
+        "8:40: {H}.allowed_outbound_hosts[1] = \"r:1\": must be scheme://host[:port]; did you mean"
+        .replace("{H}", H),
+        id="host",
+    ),
     pytest.param("ai_models = 'x'", "ai_models = \"x\": must be an array of strings", id="models"),
     pytest.param("config = { A = '' }", f"{H}.config.A: `A` is not a lower-case", id="config key"),
     pytest.param("config = { a = '{{ b' }", "has no `}}`", id="template"),
@@ -377,7 +420,7 @@ TRIGGER_FAULTS = [
     pytest.param("route = '/a b'", "must be percent-encoded", id="space"),
     pytest.param("route = '/é'", "must be percent-encoded", id="not ascii"),
     pytest.param("route = '/a/.../b'", '"..." is a wildcard only as the last part', id="dots"),
-    pytest.param("route = 3", "{H}.trigger.route = 3: must be a string", id="type"),
+    pytest.param("route = 3", "{H}.trigger.route = 3: must be a path or { private =", id="type"),
     pytest.param(
         "rout = '/a'", "{H}.trigger: unknown field `rout`; did you mean `route`?", id="unknown"
     ),
@@ -411,8 +454,8 @@ def test_bad_component_trigger_is_refused(lines: str, message: str) -> None:
 
 @pytest.mark.parametrize("route", ["/", "/...", "/a/b/", "/a/.../", "/a...", "/:x", "/%20", "/{a}"])
 def test_good_route(route: str) -> None:
-    trigger = parse_manifest(HEAD + HELLO + ROUTE.replace("/hello", route)).components[0].trigger
-    assert trigger == HttpComponentTrigger(route)
+    (trigger,) = parse_manifest(HEAD + HELLO + ROUTE.replace("/hello", route)).triggers
+    assert trigger == HttpTrigger(id="trigger-hello", component="hello", route=route)
 
 
 def test_duplicate_id_names_both() -> None:

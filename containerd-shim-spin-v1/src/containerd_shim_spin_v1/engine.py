@@ -12,6 +12,8 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
+import wasmtime
+
 from containerd_shim_spin_v1.assets import Assets
 from containerd_shim_spin_v1.component import Host, HttpComponent
 from containerd_shim_spin_v1.files import plan_files
@@ -19,13 +21,19 @@ from containerd_shim_spin_v1.manifest import parse_manifest
 from containerd_shim_spin_v1.manifest_model import (
     AppManifest,
     Component,
+    Content,
+    Executor,
     FileSource,
-    HttpComponentTrigger,
     HttpTrigger,
+    RegistrySource,
 )
-from containerd_shim_spin_v1.routes import Router
+from containerd_shim_spin_v1.retain import SETTING as RETAIN_SETTING
+from containerd_shim_spin_v1.retain import retain_components
+from containerd_shim_spin_v1.routes import RouteFinder, Router
+from containerd_shim_spin_v1.routes_v2 import PatternRouter
 from containerd_shim_spin_v1.settings import Settings
 from containerd_shim_spin_v1.triggers.http import HttpTrigger as HttpServing
+from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ManifestError, MissingFileError
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
@@ -34,7 +42,8 @@ from containerd_shimkit.wasm.module import load_compiled, open_wasm
 from containerd_shimkit.wasm.preview1 import WasiTemplate
 
 ROOT: Final = Path("/")
-MANIFEST: Final = "spin.toml"
+MANIFESTS: Final = ("spin.toml", "spin.json", "spin.lock")
+"""The first that is there describes the app; the others are its locked form."""
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -42,12 +51,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class HttpApp:
-    """An app with an HTTP trigger, ready to serve."""
+    """An app with HTTP triggers, ready to serve."""
 
     manifest: AppManifest
     settings: Settings
-    router: Router
-    components: dict[str, HttpComponent]
+    router: RouteFinder
+    components: list[HttpComponent | StaticResponder]
+    """What answers, for each route of the router."""
     assets: Assets
     socket: socket.socket | None = None
     """Bound by ``listen``."""
@@ -59,21 +69,33 @@ class SpinEngine:
     def prepare(self, context: RuntimeContext) -> HttpApp:
         """Read the manifest, compile and link every component."""
         manifest = load_manifest(ROOT)
-        base = _http_base(manifest)
+        manifest = retain_components(manifest, context.env.get(RETAIN_SETTING, ""))
+        triggers = _http_triggers(manifest)
         settings = fitting(
             Settings.load(context.env, context.memory_limit_bytes, context.processors)
         )
-        router = Router(base, _routes(manifest))
+        router = make_router(manifest, triggers)
         for shadowed in router.shadowed:
             log.warning("%s", shadowed)
-        compiled = {component.id: _compile(component, context) for component in manifest.components}
-        engine = create_engine(EngineSettings(max_instances=settings.max_requests))
-        host = Host.create(engine)
-        assets = Assets()
-        components = {
-            component.id: _link(host, component, compiled[component.id], context, settings, assets)
+        called = [
+            component
             for component in manifest.components
-        }
+            if any(trigger.component == component.id for trigger in triggers)
+        ]
+        compiled = {component.id: _compile(component, context) for component in called}
+        engine = create_engine(EngineSettings(max_instances=settings.max_requests))
+        assets = Assets()
+        try:
+            linker = _Linker(Host.create(engine), context, settings, assets, compiled)
+            linked = {
+                trigger.id: linker.link(manifest.component(trigger.component), trigger.executor)
+                for trigger in triggers
+                if trigger.component is not None
+            }
+        finally:
+            for descriptor in compiled.values():
+                os.close(descriptor)
+        components = [_responder(trigger, linked) for trigger in _routed(triggers)]
         return HttpApp(manifest, settings, router, components, assets)
 
     def listen(self, app: HttpApp) -> int:
@@ -106,25 +128,35 @@ class SpinEngine:
 
 def load_manifest(root: Path) -> AppManifest:
     """Return the manifest of the image at ``root``. Raises ManifestError, MissingFileError."""
-    path = root / MANIFEST
+    for name in MANIFESTS:
+        data = _read(root / name, f"/{name}")
+        if data is not None:
+            break
+    else:
+        raise MissingFileError(
+            f"/{MANIFESTS[0]}: no such file in the image: a Spin image holds it beside its .wasm "
+            "files"
+        )
+    if len(data) > _MAX_MANIFEST_BYTES:
+        raise ManifestError(f"/{name}: larger than {_MAX_MANIFEST_BYTES} bytes")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as exc:
+        raise ManifestError(f"/{name}: not UTF-8: byte {exc.start}") from exc
+    return parse_manifest(text, f"/{name}")
+
+
+def _read(path: Path, name: str) -> bytes | None:
+    """Return what a file of the image begins with, None if it is not there."""
     try:
         # O_NONBLOCK: what is called spin.toml in an image may be a FIFO.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
-            data = file.read(_MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError as exc:
-        raise MissingFileError(
-            f"/{MANIFEST}: no such file in the image: a Spin image holds it beside its .wasm files"
-        ) from exc
+            return file.read(_MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        return None
     except OSError as exc:
-        raise ManifestError(f"/{MANIFEST}: cannot be read: {exc.strerror}") from exc
-    if len(data) > _MAX_MANIFEST_BYTES:
-        raise ManifestError(f"/{MANIFEST}: larger than {_MAX_MANIFEST_BYTES} bytes")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as exc:
-        raise ManifestError(f"/{MANIFEST}: not UTF-8: byte {exc.start}") from exc
-    return parse_manifest(text, f"/{MANIFEST}")
+        raise ManifestError(f"{name}: cannot be read: {exc.strerror}") from exc
 
 
 def fitting(settings: Settings) -> Settings:
@@ -141,30 +173,58 @@ def fitting(settings: Settings) -> Settings:
     return replace(settings, max_requests=fit)
 
 
-def _http_base(manifest: AppManifest) -> str:
-    trigger = manifest.trigger
-    if not isinstance(trigger, HttpTrigger):
-        kind = getattr(trigger, "type", None) or "redis"
-        raise ManifestError(f'{trigger.where} = {kind!r}: only trigger type "http" is served yet')
-    return trigger.base
+def _http_triggers(manifest: AppManifest) -> list[HttpTrigger]:
+    """Return the app's triggers, all of which must be HTTP triggers."""
+    found = []
+    for trigger in manifest.triggers:
+        if not isinstance(trigger, HttpTrigger):
+            raise ManifestError(
+                f'{trigger.where} = {trigger.type!r}: only trigger type "http" is served yet'
+            )
+        found.append(trigger)
+    if not found:
+        raise ManifestError(f"app {manifest.name!r} has no trigger: nothing would ever call it")
+    return found
 
 
-def _routes(manifest: AppManifest) -> list[tuple[str, str]]:
-    return [
-        (component.id, component.trigger.route)
-        for component in manifest.components
-        if isinstance(component.trigger, HttpComponentTrigger)
+def _routed(triggers: list[HttpTrigger]) -> list[HttpTrigger]:
+    """Return the triggers that requests from outside reach."""
+    return [trigger for trigger in triggers if trigger.route is not None]
+
+
+def make_router(manifest: AppManifest, triggers: list[HttpTrigger]) -> RouteFinder:
+    """Return the router of the manifest's version."""
+    routes = [
+        (trigger.component or trigger.id, trigger.route or "") for trigger in _routed(triggers)
     ]
+    kind = Router if manifest.manifest_version == 1 else PatternRouter
+    return kind(manifest.http_base, routes)
+
+
+def _responder(
+    trigger: HttpTrigger, linked: dict[str, HttpComponent]
+) -> HttpComponent | StaticResponder:
+    if trigger.static_response is not None:
+        return StaticResponder.of(trigger, trigger.static_response)
+    return linked[trigger.id]
 
 
 def _compile(component: Component, context: RuntimeContext) -> int:
     """Return a descriptor of the component's compiled module."""
-    if not isinstance(component.source, FileSource):
-        raise ManifestError(
-            f"{component.where}: source is a URL: an image holds its .wasm files itself"
-        )
-    name = _name(component)
-    wasm = open_wasm(ROOT / component.source.path, name)
+    match component.source:
+        case FileSource(path):
+            name = _name(component)
+            wasm = open_wasm(ROOT / path, name)
+        case Content():
+            raise ManifestError(
+                f"{component.where}: source is in the locked app or a layer of an artifact, not in "
+                "the image's files, which is not served yet"
+            )
+        case source:
+            kind = "a package of a registry" if isinstance(source, RegistrySource) else "a URL"
+            raise ManifestError(
+                f"{component.where}: source is {kind}: an image holds its .wasm files itself"
+            )
     try:
         return context.compile(wasm, name)
     finally:
@@ -177,37 +237,54 @@ def _name(component: Component) -> str:
     return f"component {component.id!r}: {path}"
 
 
-def _link(
-    host: Host,
-    component: Component,
-    compiled: int,
-    context: RuntimeContext,
-    settings: Settings,
-    assets: Assets,
-) -> HttpComponent:
-    """Make the component ready to serve; closes ``compiled``."""
-    name, trigger = _name(component), component.trigger
-    try:
-        module = load_compiled(host.engine, compiled, name)
-    finally:
-        os.close(compiled)
-    if not isinstance(trigger, HttpComponentTrigger):
-        raise ManifestError(f"{component.where}: its trigger is not of the app's type, http")
-    plan = plan_files(component, ROOT)
-    for pattern in plan.unmatched:
-        log.warning("component %r: files: %r matches nothing", component.id, pattern)
-    wasi = WasiTemplate(
-        environment=list(component.environment.items()),
-        directories=assets.place(component.id, plan),
-    )
-    return HttpComponent.link(
-        host,
-        component.id,
-        module,
-        trigger.executor,
-        wasi,
-        name=name,
-        max_memory_bytes=settings.max_memory_bytes,
-        stdout=context.stdout,
-        stderr=context.stderr,
-    )
+class _Linker:
+    """Makes components ready to serve, each once for each executor that triggers call it by."""
+
+    def __init__(
+        self,
+        host: Host,
+        context: RuntimeContext,
+        settings: Settings,
+        assets: Assets,
+        compiled: dict[str, int],
+    ) -> None:
+        """compiled: descriptors by component id; the caller's to close."""
+        self._host = host
+        self._context = context
+        self._settings = settings
+        self._assets = assets
+        self._compiled = compiled
+        self._linked: dict[tuple[str, Executor], HttpComponent] = {}
+        self._loaded: dict[str, tuple[wasmtime.Module, WasiTemplate]] = {}
+
+    def link(self, component: Component, executor: Executor) -> HttpComponent:
+        """Return the component, made at the first call."""
+        key = (component.id, executor)
+        if key not in self._linked:
+            name = _name(component)
+            if component.id not in self._loaded:
+                self._loaded[component.id] = self._load(component, name)
+            module, wasi = self._loaded[component.id]
+            self._linked[key] = HttpComponent.link(
+                self._host,
+                component.id,
+                module,
+                executor,
+                wasi,
+                name=name,
+                max_memory_bytes=self._settings.max_memory_bytes,
+                stdout=self._context.stdout,
+                stderr=self._context.stderr,
+            )
+        return self._linked[key]
+
+    def _load(self, component: Component, name: str) -> tuple[wasmtime.Module, WasiTemplate]:
+        module = load_compiled(self._host.engine, self._compiled[component.id], name)
+        plan = plan_files(component, ROOT)
+        for pattern in plan.unmatched:
+            log.warning("component %r: files: %r matches nothing", component.id, pattern)
+        wasi = WasiTemplate(
+            environment=list(component.environment.items()),
+            directories=self._assets.place(component.id, plan),
+        )
+        return module, wasi

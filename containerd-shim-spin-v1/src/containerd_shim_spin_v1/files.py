@@ -1,8 +1,8 @@
 """Which files of the image a component sees, and at which paths.
 
-A component's ``files`` name globs and directories below the app's directory. A directory that the
-guest shall see whole is mounted as it is; everything else becomes a list of single files, for a
-tree to be made of. Nothing is opened or copied here.
+A component's ``files`` name globs, directories and single files below the app's directory. A
+directory that the guest shall see whole is mounted as it is; everything else becomes a list of
+single files, for a tree to be made of. Nothing is opened or copied here.
 
 A symlink counts as what it leads to, if that is inside the app's directory; otherwise it is left
 out. Of two entries that give a file the same path the later one wins.
@@ -21,7 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from containerd_shim_spin_v1.globs import glob_fault, path_matcher, split_glob
-from containerd_shim_spin_v1.manifest_model import Component, FileEntry, FileGlob, FilePlacement
+from containerd_shim_spin_v1.manifest_model import (
+    Component,
+    FileContent,
+    FileEntry,
+    FileGlob,
+    FilePlacement,
+)
 from containerd_shimkit.errors import ManifestError
 
 MAX_ENTRIES = 100_000
@@ -47,13 +53,16 @@ def entry_fault(entry: FileEntry) -> str | None:
     """Return what is wrong with an entry of ``files`` as it is written, or None."""
     if isinstance(entry, FileGlob):
         return glob_fault(entry.pattern)
-    if not entry.source or entry.source.startswith("/"):
-        return "source must be relative to the app's directory"
+    if isinstance(entry, FilePlacement):
+        if not entry.source or entry.source.startswith("/"):
+            return "source must be relative to the app's directory"
+        if "\0" in entry.source:
+            return "must not contain a NUL"
     if not entry.destination.startswith("/"):
         return "destination must be absolute"
     if ".." in entry.destination.split("/"):
         return "destination must not contain `..`"
-    if "\0" in entry.source + entry.destination:
+    if "\0" in entry.destination:
         return "must not contain a NUL"
     return None
 
@@ -123,6 +132,11 @@ class _Planner:
             raise ManifestError(fault)
         if isinstance(entry, FileGlob):
             return self._included("/", self._walk.root, split_glob(entry.pattern))
+        if isinstance(entry, FileContent):
+            raise ManifestError(
+                "its content is in the locked app or a layer of an artifact, not in the image's "
+                "files, which is not served yet"
+            )
         return self._placed(entry)
 
     @contextmanager
@@ -135,7 +149,7 @@ class _Planner:
         except OSError as exc:
             raise ManifestError(f"{where}: cannot read {exc.filename}: {exc.strerror}") from exc
 
-    def _placed(self, entry: FilePlacement) -> _Placed:
+    def _placed(self, entry: FilePlacement) -> dict[str, Path] | _Placed:
         root = self._walk.root
         try:
             resolved = (root / entry.source).resolve(strict=True)
@@ -143,13 +157,15 @@ class _Planner:
             raise ManifestError(f"source `{entry.source}` not found in {root}") from None
         if not resolved.is_relative_to(root):
             raise ManifestError(f"source `{entry.source}` leads out of {root}")
+        guest = "/" + "/".join(
+            part for part in entry.destination.split("/") if part not in ("", ".")
+        )
+        if resolved.is_file() and guest != "/":  # exclude_files are not asked about it
+            return {guest: resolved}
         if not resolved.is_dir():
             raise ManifestError(f"source `{entry.source}` is not a directory")
         # After a link `..` is not what it looks like.
         source = resolved if ".." in entry.source.split("/") else root / entry.source
-        guest = "/" + "/".join(
-            part for part in entry.destination.split("/") if part not in ("", ".")
-        )
         return _Placed(source, resolved, guest, self._nothing_excluded_below(source))
 
     def _nothing_excluded_below(self, directory: Path) -> bool:
@@ -311,4 +327,6 @@ def _is_below(path: str, directory: str) -> bool:
 def _described(entry: FileEntry) -> str:
     if isinstance(entry, FileGlob):
         return f"`{entry.pattern}`"
+    if isinstance(entry, FileContent):
+        return f"`{entry.destination}`"
     return f"`{entry.source}` at `{entry.destination}`"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from containerd_shim_spin_v1.templates import Template
 
 WAGI_ENTRYPOINT = "_start"
 WAGI_ARGV = "${SCRIPT_NAME} ${ARGS}"
+
+HostsField: TypeAlias = Literal["allowed_http_hosts", "allowed_outbound_hosts"]
 
 
 def _place() -> str:
@@ -17,33 +19,7 @@ def _place() -> str:
     return field(default="", compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpTrigger:
-    """The app serves HTTP."""
-
-    base: str
-    """Prefix of every route; ``/`` or empty for none."""
-    where: str = _place()
-
-
-@dataclass(frozen=True, slots=True)
-class RedisTrigger:
-    """The app is called for messages of Redis channels."""
-
-    address: str
-    where: str = _place()
-
-
-@dataclass(frozen=True, slots=True)
-class PluginTrigger:
-    """A trigger this shim knows nothing of; its settings are unchecked."""
-
-    type: str
-    settings: Mapping[str, Any]
-    where: str = _place()
-
-
-AppTrigger: TypeAlias = HttpTrigger | RedisTrigger | PluginTrigger
+# Triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +34,67 @@ class Executor:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpComponentTrigger:
-    """The route a component serves."""
+class StaticResponse:
+    """An answer that no component gives."""
 
-    route: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpTrigger:
+    """A route and what answers its requests."""
+
+    type: ClassVar[str] = "http"
+    id: str
+    component: str | None
+    """None with a static response."""
+    route: str | None
+    """None is a private endpoint: only other components of the app reach it."""
     executor: Executor = Executor()
+    static_response: StaticResponse | None = None
+    where: str = _place()
 
 
-@dataclass(frozen=True, slots=True)
-class RedisComponentTrigger:
-    """The channel a component is called for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisTrigger:
+    """A channel, and the component called for its messages."""
 
+    type: ClassVar[str] = "redis"
+    id: str
+    component: str
     channel: str
-    executor: Executor = Executor()
+    address: Template
+    """Of the server; the app's where the trigger says none."""
+    where: str = _place()
 
 
-@dataclass(frozen=True, slots=True)
-class PluginComponentTrigger:
-    """Settings of a component for a trigger this shim knows nothing of."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandTrigger:
+    """A component that runs once."""
 
-    settings: Mapping[str, Any]
+    type: ClassVar[str] = "command"
+    id: str
+    component: str
+    where: str = _place()
 
 
-ComponentTrigger: TypeAlias = HttpComponentTrigger | RedisComponentTrigger | PluginComponentTrigger
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherTrigger:
+    """A trigger this shim knows nothing of; its settings are unchecked."""
+
+    type: str
+    id: str
+    component: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    where: str = _place()
+
+
+Trigger: TypeAlias = HttpTrigger | RedisTrigger | CommandTrigger | OtherTrigger
+
+
+# Components
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,29 @@ class UrlSource:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistrySource:
+    """A package of a registry."""
+
+    package: str
+    """``namespace:name``."""
+    version: str
+    registry: str | None
+    """None is the default one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Content that a locked app refers to: a layer of its artifact, or the bytes themselves."""
+
+    digest: str | None
+    """``sha256:`` and lower-case hex; may be None only if ``inline`` is given."""
+    inline: bytes | None = None
+
+
+Source: TypeAlias = FileSource | UrlSource | RegistrySource | Content
+
+
+@dataclass(frozen=True, slots=True)
 class FileGlob:
     """Files the guest sees at the path they have below the manifest's directory."""
 
@@ -110,7 +147,7 @@ class FileGlob:
 
 @dataclass(frozen=True, slots=True)
 class FilePlacement:
-    """A directory the guest sees at another path."""
+    """A directory or a file the guest sees at another path."""
 
     source: str
     """Relative to the manifest's directory."""
@@ -119,7 +156,17 @@ class FilePlacement:
     where: str = _place()
 
 
-FileEntry: TypeAlias = FileGlob | FilePlacement
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file of a locked app whose content is not in the image's filesystem."""
+
+    content: Content
+    destination: str
+    """Absolute path in the guest."""
+    where: str = _place()
+
+
+FileEntry: TypeAlias = FileGlob | FilePlacement | FileContent
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +176,14 @@ class Variable:
     required: bool
     default: str | None
     secret: bool
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
     """How ``spin build`` makes the component; of no use to us."""
 
-    command: str
+    commands: tuple[str, ...]
     workdir: str | None
     watch: tuple[str, ...]
 
@@ -145,16 +193,17 @@ class Component:
     """One WebAssembly module and what it may do."""
 
     id: str
-    source: FileSource | UrlSource
-    trigger: ComponentTrigger
+    source: Source
     description: str = ""
     files: tuple[FileEntry, ...] = ()
     exclude_files: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, Template] = field(default_factory=dict)
-    allowed_http_hosts: tuple[str, ...] = ()
-    allowed_outbound_hosts: tuple[str, ...] | None = None
-    """None where the manifest does not say: then ``allowed_http_hosts`` counts."""
+    variables: Mapping[str, Template] = field(default_factory=dict)
+    """What the component may ask for; ``config`` in version 1."""
+    allowed_outbound_hosts: tuple[Template, ...] = ()
+    """See allowed_hosts.py. ``allowed_http_hosts`` are among them, as that form writes them."""
+    hosts_field: HostsField = "allowed_outbound_hosts"
+    """Where an entry for one more HTTP host belongs in this manifest."""
     key_value_stores: tuple[str, ...] = ()
     sqlite_databases: tuple[str, ...] = ()
     ai_models: tuple[str, ...] = ()
@@ -167,12 +216,25 @@ class AppManifest:
     """An app."""
 
     manifest_version: int
+    """1 or 2: the version decides by which rules requests are routed."""
     name: str
-    version: str
-    trigger: AppTrigger
+    version: str | None
+    """None where the manifest does not say."""
+    triggers: tuple[Trigger, ...]
     components: tuple[Component, ...]
     description: str = ""
     authors: tuple[str, ...] = ()
     namespace: str | None = None
     """Deprecated, and without meaning."""
+    http_base: str = "/"
+    """Prefix of every route; ``/`` or empty for none."""
+    trigger_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The app's settings for types this shim knows nothing of, by type."""
     variables: Mapping[str, Variable] = field(default_factory=dict)
+
+    def component(self, component_id: str) -> Component:
+        """Return a component; raises KeyError for an id that no component has."""
+        for component in self.components:
+            if component.id == component_id:
+                return component
+        raise KeyError(component_id)

@@ -1,11 +1,11 @@
 """What a component is told about a request besides the request itself.
 
 The Spin executor passes seven values as headers ``spin-...`` after the request's own, the WAGI
-executor the same values as environment variables.
+executor the same values as environment variables. Routes with ``:name`` add one for each name.
 
 Where this is not as in Spin 1.x:
 
-- Headers of these seven names sent by the client are dropped. Spin leaves them in, before its own,
+- Headers of these names sent by the client are dropped. Spin leaves them in, before its own,
   and a guest that takes the first of two equal headers believes the client.
 - A Host header that is no host, or a second one, is answered 400; Spin closes the connection for
   the former and takes the first of several.
@@ -36,6 +36,8 @@ _NAMES = (
 )
 SPIN_HEADERS = frozenset(header.encode() for header, _ in _NAMES)
 """Names of the headers that only we may set."""
+
+_PATH_MATCH = b"spin-path-match-"
 
 # host or [address], then perhaps a port. RFC 3986 section 3.2, without the user name.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?")
@@ -102,11 +104,17 @@ class RouteDataTable:
 
     def headers(self, match: Match, url: str, client: str) -> list[bytes]:
         """Return ``RouteData.headers`` of the matched route."""
-        return self._by_index[match.route.index].headers(match.path_info, url, client)
+        headers = self._by_index[match.route.index].headers(match.path_info, url, client)
+        for name, value in match.captures:
+            header = f"spin-path-match-{name.replace('_', '-').lower()}"
+            headers += (header.encode(), value.encode())
+        return headers
 
     def env(self, match: Match, url: str, client: str) -> list[tuple[str, str]]:
         """Return ``RouteData.env`` of the matched route."""
-        return self._by_index[match.route.index].env(match.path_info, url, client)
+        env = self._by_index[match.route.index].env(match.path_info, url, client)
+        env += ((f"X_PATH_MATCH_{name.upper()}", value) for name, value in match.captures)
+        return env
 
 
 def client_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -132,6 +140,13 @@ def _check_utf8(value: bytes) -> None:
         raise RequestRefusedError(
             500, f"header with bytes that are not UTF-8: {value[:80]!r}"
         ) from None
+
+
+def without_path_matches(
+    headers: Iterable[tuple[bytes, bytes]],
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers without those that tell a component of the open parts of its route."""
+    return [pair for pair in headers if not pair[0].startswith(_PATH_MATCH)]
 
 
 def request_host(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -1,4 +1,4 @@
-"""Routes of the HTTP trigger, by the rules of Spin 1.x.
+"""Routes of the HTTP trigger, by the rules of Spin 1.x; see ``routes_v2`` for the newer ones.
 
 - A route's path is the app's base and the component's route, each without one trailing ``/``,
   joined. A route without a leading ``/`` gets one (Spin 1.2.1).
@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 WELL_KNOWN_PREFIX = "/.well-known/spin/"
 HEALTH_PATH = WELL_KNOWN_PREFIX + "health"
@@ -74,6 +75,8 @@ class Match:
 
     route: Route
     path_info: str
+    captures: tuple[tuple[str, str], ...] = ()
+    """Names and values of the parts that a route leaves open; version 2 only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,22 @@ class ReservedAnswer:
     body: bytes = b""
 
 
+class RouteFinder(Protocol):
+    """Finds the route for a path, by the rules of one version."""
+
+    routes: list[Route]
+    """Every route, the shadowed ones too, in the order given."""
+    shadowed: list[ShadowedRoute]
+
+    def match(self, path: str) -> Match | None:
+        """Return the route for a request path, None for no route (404).
+
+        path: as sent, without query.
+        """
+
+
 class Router:
-    """Finds the route for a path.
+    """The rules of version 1.
 
     An exact route is one dictionary lookup. Prefixes are looked up from the longest that can match,
     one for each ``/`` of the path, so the number of routes does not matter.
@@ -109,7 +126,6 @@ class Router:
     def __init__(self, base: str, routes: Iterable[tuple[str, str]]) -> None:
         """``routes``: component id and route of each component, in the manifest's order."""
         self.routes: list[Route] = []
-        """Every route, the shadowed ones too, in the order given."""
         self.shadowed: list[ShadowedRoute] = []
         self._exact: dict[str, Route] = {}
         self._prefixes: dict[str, Route] = {}
@@ -135,10 +151,7 @@ class Router:
                 self.shadowed.insert(0, ShadowedRoute(route, used))
 
     def match(self, path: str) -> Match | None:
-        """Return the route for a request path, None for no route (404).
-
-        path: as sent, without query.
-        """
+        """See ``RouteFinder``."""
         path = path or "/"
         wanted = path.removesuffix("/")
         route = self._exact.get(wanted)

@@ -85,3 +85,8 @@ def name_fault(name: str) -> str | None:
     if "__" in name:
         return "must not have two underscores in a row"
     return None
+
+
+def literal(text: str) -> Template:
+    """Return a template that is ``text`` whatever it holds."""
+    return Template((Literal(text),) if text else ())

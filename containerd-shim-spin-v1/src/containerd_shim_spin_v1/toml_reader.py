@@ -14,7 +14,7 @@ from datetime import date, time
 from difflib import get_close_matches
 from typing import Any, TypeAlias, TypeVar
 
-from containerd_shim_spin_v1.toml_source import KeyPath, TomlSource
+from containerd_shim_spin_v1.toml_source import KeyPath, ParsedFile
 from containerd_shimkit.errors import ManifestError
 
 Rule: TypeAlias = Callable[[str], str | None]
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 class Problems:
     """The faults found in one file, raised together, in the order of the text."""
 
-    def __init__(self, source: TomlSource) -> None:
+    def __init__(self, source: ParsedFile) -> None:
         self.source = source
         self._found: list[tuple[int, int, str]] = []
 
@@ -102,6 +102,10 @@ class Table:
         """Report ``message`` about ``key`` without its value: the name is at fault, or secret."""
         self._problems.add(self.path_to(key), f"{self.label_of(key)}: {message}")
 
+    def complain(self, message: str) -> None:
+        """Report ``message`` about the table as a whole."""
+        self._problems.add(self._path, f"{self.label}: {message}")
+
     def missing(self, key: str) -> None:
         """Report that a required field is not there."""
         table = f"{self.label}: " if self.label else ""
@@ -138,6 +142,18 @@ class Table:
     def boolean(self, key: str) -> bool:
         return self._typed(key, bool, "a boolean") or False
 
+    def optional_boolean(self, key: str) -> bool | None:
+        return self._typed(key, bool, "a boolean")
+
+    def integer(self, key: str, least: int = 0, most: int = (1 << 63) - 1) -> int | None:
+        """Return an integer from ``least`` to ``most``, or None."""
+        value = self._typed(key, int, "an integer")
+        if value is not None and not least <= value <= most:
+            limit = f"from {least} to {most}" if most < (1 << 63) - 1 else f"at least {least}"
+            self.fault(key, f"must be {limit}")
+            return None
+        return value
+
     def strings(self, key: str, rule: Rule | None = None) -> tuple[str, ...]:
         """Return an array of strings, empty if there is none."""
         strings = []
@@ -149,6 +165,18 @@ class Table:
             else:
                 strings.append(value)
         return tuple(strings)
+
+    def required_strings_or_one(self, key: str) -> tuple[str, ...]:
+        """Return the strings of an array, or a string alone."""
+        if key not in self._values:
+            self.missing(key)
+        value = self.raw(key)
+        if isinstance(value, str):
+            return (value,)
+        if value is not None and not isinstance(value, list):
+            self.fault(key, f"must be a string or an array of strings, not {type_name(value)}")
+            return ()
+        return self.strings(key)
 
     def string_map(self, key: str, key_rule: Rule, value_rule: Rule) -> dict[str, str]:
         """Return a table of strings, empty if there is none."""
@@ -174,14 +202,18 @@ class Table:
             return None
         return Table(self._problems, values, self.path_to(key), self.label_of(key))
 
-    def tables(self, key: str) -> list[Table]:
-        """Return a required array of tables."""
-        if key not in self._values:
+    def child_tables(self) -> list[tuple[str, Table]]:
+        """Return every field, each of which must be a table."""
+        found = ((name, self.optional_table(name)) for name in self.names())
+        return [(name, table) for name, table in found if table is not None]
+
+    def tables(self, key: str, *, required: bool = True) -> list[Table]:
+        """Return an array of tables."""
+        if required and key not in self._values:
             self.missing(key)
         found = []
-        for index, values in enumerate(
-            self._typed(key, list, f"an array of tables [[{key}]]") or ()
-        ):
+        name = f"an array of tables [[{self.label_of(key)}]]"
+        for index, values in enumerate(self._typed(key, list, name) or ()):
             if isinstance(values, dict):
                 found.append(self.element_table(key, index))
             else:

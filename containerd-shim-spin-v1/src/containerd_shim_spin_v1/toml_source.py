@@ -30,7 +30,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class TomlSource:
+class ParsedFile:
     """A parsed file that remembers its text."""
 
     file: str
@@ -46,14 +46,14 @@ class TomlSource:
         return f"{self.file}:{at.line}:{at.column}"
 
 
-def load_toml(text: str, file: str) -> TomlSource:
+def load_toml(text: str, file: str) -> ParsedFile:
     """Parse ``text``; raises ManifestError with file, line and column if it is no TOML."""
     if len(text) > MANIFEST_MAX_CHARS:
         raise ManifestError(
             f"{file}: {len(text)} characters exceed the limit of {MANIFEST_MAX_CHARS}"
         )
     try:
-        return TomlSource(file, tomllib.loads(text), scan_positions(text))
+        return ParsedFile(file, tomllib.loads(text), scan_positions(text))
     except tomllib.TOMLDecodeError as exc:
         raise ManifestError(_syntax_message(str(exc), text, file)) from None
     except ValueError as exc:  # an integer of more digits than Python converts

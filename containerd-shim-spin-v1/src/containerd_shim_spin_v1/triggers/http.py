@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
 from containerd_shim_spin_v1.abi import METHODS
@@ -18,9 +18,11 @@ from containerd_shim_spin_v1.request_data import (
     full_url,
     request_host,
     request_target,
+    without_path_matches,
 )
-from containerd_shim_spin_v1.routes import Match, Router, answer_reserved
+from containerd_shim_spin_v1.routes import Match, RouteFinder, answer_reserved
 from containerd_shim_spin_v1.settings import Settings
+from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shim_spin_v1.wagi import wagi_argv, wagi_env
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.http.deadlines import Deadlines
@@ -45,11 +47,11 @@ class HttpTrigger:
         self,
         name: str,
         version: str | None,
-        router: Router,
-        components: Mapping[str, HttpComponent],
+        router: RouteFinder,
+        components: Sequence[HttpComponent | StaticResponder],
         settings: Settings,
     ) -> None:
-        """components: by id, as the router names them."""
+        """components: what answers, for each of the router's routes."""
         self._name = name
         self._version = version
         self._router = router
@@ -79,7 +81,7 @@ class HttpTrigger:
                 self._in_flight -= 1
 
     async def _answer(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
-        component = self._components[match.route.component_id]
+        component = self._components[match.route.index]
         try:
             with self._deadlines.limit():
                 body = await self._read_body(scope, receive)
@@ -107,9 +109,11 @@ class HttpTrigger:
         await _respond(send, status, headers, content)
 
     async def _call(
-        self, component: HttpComponent, match: Match, scope: Scope, body: bytes
+        self, component: HttpComponent | StaticResponder, match: Match, scope: Scope, body: bytes
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Return status, headers and body of the component's answer."""
+        if isinstance(component, StaticResponder):
+            return component.status, component.headers, component.body
         raw_headers = scope["headers"]
         host = request_host(raw_headers)
         target = request_target(scope["raw_path"], scope["query_string"])
@@ -139,6 +143,8 @@ class HttpTrigger:
         method = METHODS.get(scope["method"])
         if method is None:
             return 405, [], b""
+        if match.captures:
+            raw_headers = without_path_matches(raw_headers)
         headers = client_headers(raw_headers)
         headers += self._route_data.headers(match, url, client)
         response = await component.handle(method, target.encode(), headers, body)
