@@ -264,3 +264,17 @@ def test_content_outside_of_the_image_is_refused(
     (app.root / "spin.lock").write_text(json.dumps(changed))
     with pytest.raises(ManifestError, match=message):
         app.prepare()
+
+
+def test_runtime_configuration(app: Image) -> None:
+    """It limits the memory of instances, unless the environment does."""
+    (app.root / "runtime-config.toml").write_text("max_instance_memory = 1048576")
+    assert app.prepare().settings.max_memory_bytes == 1 << 20
+    limited = app.prepare(SPIN_MAX_INSTANCE_MEMORY=str(2 << 20))
+    assert limited.settings.max_memory_bytes == 2 << 20
+
+
+def test_fault_in_the_runtime_configuration(app: Image) -> None:
+    (app.root / "runtime-config.toml").write_text("stat_dir = '/data'")
+    with pytest.raises(ManifestError, match=r"^/runtime-config.toml:1:1: unknown field `stat_dir`"):
+        app.prepare()

@@ -17,6 +17,7 @@ import wasmtime
 from containerd_shim_spin_v1.assets import Assets
 from containerd_shim_spin_v1.component import Host, HttpComponent
 from containerd_shim_spin_v1.files import plan_files
+from containerd_shim_spin_v1.image_files import read_text
 from containerd_shim_spin_v1.manifest import parse_manifest
 from containerd_shim_spin_v1.manifest_model import (
     AppManifest,
@@ -31,7 +32,9 @@ from containerd_shim_spin_v1.retain import SETTING as RETAIN_SETTING
 from containerd_shim_spin_v1.retain import retain_components
 from containerd_shim_spin_v1.routes import RouteFinder, Router
 from containerd_shim_spin_v1.routes_v2 import PatternRouter
-from containerd_shim_spin_v1.settings import Settings
+from containerd_shim_spin_v1.runtime_config import load_runtime_config
+from containerd_shim_spin_v1.runtime_config_model import RuntimeConfig
+from containerd_shim_spin_v1.settings import MAX_MEMORY_SETTING, Settings
 from containerd_shim_spin_v1.triggers.http import HttpTrigger as HttpServing
 from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.engine import RuntimeContext
@@ -44,7 +47,6 @@ from containerd_shimkit.wasm.preview1 import WasiTemplate
 ROOT: Final = Path("/")
 MANIFESTS: Final = ("spin.toml", "spin.json", "spin.lock")
 """The first that is there describes the app; the others are its locked form."""
-_MAX_MANIFEST_BYTES: Final = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +73,7 @@ class SpinEngine:
         manifest = load_manifest(ROOT)
         manifest = retain_components(manifest, context.env.get(RETAIN_SETTING, ""))
         triggers = _http_triggers(manifest)
-        settings = fitting(
-            Settings.load(context.env, context.memory_limit_bytes, context.processors)
-        )
+        settings = fitting(_settings(context, load_runtime_config(ROOT, context.env)))
         router = make_router(manifest, triggers)
         for shadowed in router.shadowed:
             log.warning("%s", shadowed)
@@ -129,34 +129,21 @@ class SpinEngine:
 def load_manifest(root: Path) -> AppManifest:
     """Return the manifest of the image at ``root``. Raises ManifestError, MissingFileError."""
     for name in MANIFESTS:
-        data = _read(root / name, f"/{name}")
-        if data is not None:
-            break
-    else:
-        raise MissingFileError(
-            f"/{MANIFESTS[0]}: no such file in the image: a Spin image holds it beside its .wasm "
-            "files"
-        )
-    if len(data) > _MAX_MANIFEST_BYTES:
-        raise ManifestError(f"/{name}: larger than {_MAX_MANIFEST_BYTES} bytes")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as exc:
-        raise ManifestError(f"/{name}: not UTF-8: byte {exc.start}") from exc
-    return parse_manifest(text, f"/{name}")
+        text = read_text(root / name, f"/{name}")
+        if text is not None:
+            return parse_manifest(text, f"/{name}")
+    raise MissingFileError(
+        f"/{MANIFESTS[0]}: no such file in the image: a Spin image holds it beside its .wasm files"
+    )
 
 
-def _read(path: Path, name: str) -> bytes | None:
-    """Return what a file of the image begins with, None if it is not there."""
-    try:
-        # O_NONBLOCK: what is called spin.toml in an image may be a FIFO.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            return file.read(_MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise ManifestError(f"{name}: cannot be read: {exc.strerror}") from exc
+def _settings(context: RuntimeContext, config: RuntimeConfig) -> Settings:
+    """Return the settings; what the environment says comes before the runtime configuration."""
+    settings = Settings.load(context.env, context.memory_limit_bytes, context.processors)
+    limit = config.max_instance_memory
+    if limit is None or context.env.get(MAX_MEMORY_SETTING):
+        return settings
+    return replace(settings, max_memory_bytes=min(limit, settings.max_memory_bytes))
 
 
 def fitting(settings: Settings) -> Settings:

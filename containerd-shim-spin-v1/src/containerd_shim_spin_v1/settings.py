@@ -11,6 +11,7 @@ from containerd_shimkit.errors import ExitCode, InvalidArgumentError
 from containerd_shimkit.workers import MAX_WORKERS
 
 DEFAULT_ADDRESS: Final = "0.0.0.0:80"
+MAX_MEMORY_SETTING: Final = "SPIN_MAX_INSTANCE_MEMORY"
 
 
 class SettingError(InvalidArgumentError):
@@ -56,7 +57,7 @@ class Settings:
             max_body_bytes=int(_number(env, "SPIN_HTTP_MAX_BODY_BYTES", 128 << 20)),
             max_requests=int(_number(env, "SPIN_MAX_INSTANCE_COUNT", 1000, least=1, most=10_000)),
             max_memory_bytes=int(
-                _number(env, "SPIN_MAX_INSTANCE_MEMORY", memory, least=64 << 10, most=4 << 30)
+                _number(env, MAX_MEMORY_SETTING, memory, least=64 << 10, most=4 << 30)
             ),
             workers=int(_number(env, "SPIN_HTTP_WORKERS", workers, least=1, most=MAX_WORKERS)),
         )

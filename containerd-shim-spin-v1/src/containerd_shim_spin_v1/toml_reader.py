@@ -244,7 +244,12 @@ def nearest(name: str, known: Iterable[str], kind: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message quotes it: strings as in TOML, long ones cut short."""
+    """Return a value as a message quotes it: strings as in TOML, long ones cut short.
+
+    What is in an array or a table is not shown: it may be a secret.
+    """
+    if isinstance(value, dict | list) and value:
+        return "{...}" if isinstance(value, dict) else "[...]"
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
 
