@@ -34,6 +34,16 @@ route = "/one"
 """
 WAGI_ROUTE = ROUTE + 'executor = { type = "wagi" }\n'
 GOOD = HEAD + COMPONENT + ROUTE
+VERSION_2 = """\
+spin_manifest_version = 2
+[application]
+name = "app"
+[[trigger.http]]
+route = "/one"
+component = "one"
+[component.one]
+source = "one.wasm"
+"""
 NO_WASM = b"\0asn\1\0\0\0"
 COMPONENT_WASM = b"\0asm\x0d\0\1\0"
 FUTURE_WASM = b"\0asm\2\0\0\0"
@@ -109,8 +119,18 @@ def check(refusal: Refusal, code: ExitCode, *sentences: str) -> None:
         ),
         pytest.param(
             "spin_manifest_version = 2\n",
-            ["/spin.toml:1:", "spin_manifest_version = 2", "version 2 is not supported"],
+            ["/spin.toml:1:1: required field `application` is missing", "field `trigger` is"],
             id="version-2",
+        ),
+        pytest.param(
+            VERSION_2.replace("[component.one]", '[component.one]\nallowed_http_host = ["h"]'),
+            ["/spin.toml:8:1: component.one: unknown", "did you mean `allowed_http_hosts`?"],
+            id="version-2-unknown-field",
+        ),
+        pytest.param(
+            VERSION_2.replace("trigger.http", "trigger.command").replace('route = "/one"', ""),
+            ["/spin.toml:4:1: trigger.command[0]", "'command'", 'only trigger type "http" is'],
+            id="version-2-command-trigger",
         ),
         pytest.param(
             GOOD.replace('version = "1"', 'version = "7"', 1),
