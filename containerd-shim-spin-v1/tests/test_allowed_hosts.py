@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 from containerd_shim_spin_v1.allowed_hosts import (
     AllowedHosts,
     HostEntryError,
-    convert_http_hosts,
     denial,
     entry_fault,
     entry_for,
-    http_host_fault,
 )
+from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
 from containerd_shim_spin_v1.manifest_model import HostsField
 
 ALLOWED = [

@@ -464,6 +464,14 @@ def test_duplicate_id_names_both() -> None:
     )
 
 
+def test_what_is_written_as_in_version_2() -> None:
+    text = HEAD + "[application]\nname = 'x'\n" + HELLO + "variables = { a = '' }\n" + ROUTE
+    assert refusal(text).split("\n") == [
+        "spin.toml:5:1: application: is of version 2; for that, write `spin_manifest_version = 2`",
+        f"spin.toml:10:1: {H}.variables: is called `config` in version 1",
+    ]
+
+
 def test_no_components() -> None:
     assert refusal(HEAD) == "spin.toml:1:1: required field `component` is missing"
     assert "must be an array of tables [[component]], not a table" in refusal(

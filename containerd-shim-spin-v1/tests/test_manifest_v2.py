@@ -383,6 +383,17 @@ def test_bad_trigger_is_refused(old: str, new: str, message: str) -> None:
     assert message in refusal(HEAD + TRIGGER.replace(old, new) + HELLO)
 
 
+def test_what_is_written_as_in_version_1() -> None:
+    text = "spin_manifest_version = 2\nname = 'a'\ntrigger = { type = 'http', base = '/' }\n"
+    assert refusal(f"{text}[[component]]\nid = 'x'\n").split("\n") == [
+        "spin.toml:1:1: required field `application` is missing",
+        "spin.toml:2:1: name: is `application.name` in version 2",
+        "spin.toml:3:1: trigger = {...}: must be tables of triggers in version 2, [[trigger.http]]",
+        "spin.toml:4:1: component = [...]: must be one table for each in version 2, "
+        "[component.<id>]",
+    ]
+
+
 def test_no_trigger() -> None:
     assert refusal(HEAD + HELLO) == "spin.toml:1:1: required field `trigger` is missing"
 
@@ -390,8 +401,9 @@ def test_no_trigger() -> None:
 C = "component.hello"
 COMPONENT_FAULTS = [
     pytest.param("sorce = 1", f"9:1: {C}: unknown field `sorce`; did you mean `source`?", id="un"),
-    pytest.param("config = {}", f"{C}: unknown field `config`", id="field of version 1"),
-    pytest.param("trigger = {}", f"{C}: unknown field `trigger`", id="another"),
+    pytest.param("config = {}", f"9:1: {C}.config: is called `variables`", id="version 1"),
+    pytest.param("trigger = {}", f"{C}.trigger: is a table of its own in version 2", id="its trg"),
+    pytest.param("id = 'hello'", f"{C}.id: is in the table's name", id="its id"),
     pytest.param("variables = { A = '' }", f"{C}.variables.A: `A` is not a lower", id="name"),
     pytest.param("variables = { a = '{{ b }}' }", "variable `b` is not declared", id="variable"),
     pytest.param(

@@ -11,11 +11,7 @@ An entry of ``allowed_outbound_hosts`` is ``scheme://host[:port]``:
 ``*.spin.internal`` stands for the components of the app. Names are compared in lower case and in
 their ASCII form, addresses by value; a network allows addresses only, not names that lead there.
 
-``allowed_http_hosts``, which is older, has ``host``, ``host:port`` or either with ``http://`` or
-``https://`` before it, which does not matter, or ``insecure:allow-all``.
-
-Source: Spin 3.6 crates/outbound-networking-config/src/allowed_hosts.rs and
-crates/manifest/src/compat/allowed_http_hosts.rs; WHATWG URL, hosts.
+Source: Spin 3.6 crates/outbound-networking-config/src/allowed_hosts.rs; WHATWG URL, hosts.
 """
 
 from __future__ import annotations
@@ -26,7 +22,6 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
-from urllib.parse import urlsplit
 
 from containerd_shim_spin_v1.manifest_model import HostsField
 from containerd_shimkit.errors import ManifestError
@@ -141,7 +136,7 @@ class AllowedHosts:
 def denial(component_id: str, field: HostsField, scheme: str, host: str, port: int | None) -> str:
     """Return the message for a connection that is not allowed: it names the entry to add."""
     entry = entry_for(field, scheme, host, port)
-    where = "its own app" if host == "self" else f"{scheme}://{_authority(scheme, host, port)}"
+    where = "its own app" if host == "self" else f"{scheme}://{authority(scheme, host, port)}"
     if field == "allowed_http_hosts" and scheme not in ("http", "https"):
         field = "allowed_outbound_hosts"
     return (
@@ -152,13 +147,14 @@ def denial(component_id: str, field: HostsField, scheme: str, host: str, port: i
 
 def entry_for(field: HostsField, scheme: str, host: str, port: int | None) -> str:
     """Return the entry that would allow a connection, as ``field`` writes it."""
-    authority = _authority(scheme, host, port)
+    entry = authority(scheme, host, port)
     if field == "allowed_http_hosts" and scheme in ("http", "https"):
-        return authority
-    return f"{scheme}://{authority}"
+        return entry
+    return f"{scheme}://{entry}"
 
 
-def _authority(scheme: str, host: str, port: int | None) -> str:
+def authority(scheme: str, host: str, port: int | None) -> str:
+    """Return host and port, the port only where it is not the scheme's own."""
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     # A scheme without a port of its own needs one said.
@@ -197,7 +193,7 @@ def parse_entry(text: str) -> AllowedHost:
     rule: HostRule
     port = ""
     try:
-        rule = _parse_rule(rest)
+        rule = parse_rule(rest)
     except HostEntryError:
         host, colon, tail = rest.rpartition(":")
         if not colon or "]" in tail:
@@ -205,7 +201,7 @@ def parse_entry(text: str) -> AllowedHost:
         port, _, path = tail.partition("/")
         if path:
             raise HostEntryError("must not have a path") from None
-        rule = _parse_rule(host)
+        rule = parse_rule(host)
     return AllowedHost(None if scheme == "*" else scheme, rule, _parse_port(port, scheme))
 
 
@@ -239,7 +235,8 @@ def _port_number(text: str) -> int | None:
     return number if 0 <= number <= 65535 else None
 
 
-def _parse_rule(host: str) -> HostRule:
+def parse_rule(host: str) -> HostRule:
+    """Read the host of an entry. Raises HostEntryError."""
     host = host.strip()
     if host.startswith("{"):
         raise HostEntryError("lists of hosts are not supported: write one entry for each")
@@ -303,51 +300,3 @@ def _matches(rule: HostRule, host: _Address | str) -> bool:
         case ipaddress.IPv4Network() | ipaddress.IPv6Network():
             return not isinstance(host, str) and host in rule
     return host == rule
-
-
-# The older field
-
-
-def http_host_fault(text: str) -> str | None:
-    """Return what is wrong with an entry of ``allowed_http_hosts``, or None."""
-    try:
-        _split_http_host(text)
-    except HostEntryError as exc:
-        return str(exc)
-    return None
-
-
-def convert_http_hosts(entries: Iterable[str], *, databases: bool) -> tuple[str, ...]:
-    """Return entries of ``allowed_outbound_hosts`` that allow what ``allowed_http_hosts`` does.
-
-    databases: version 1 without ``allowed_outbound_hosts`` lets components connect to any.
-    Raises HostEntryError.
-    """
-    found = [f"{scheme}://*:*" for scheme in ("redis", "mysql", "postgres")] if databases else []
-    entries = tuple(entries)
-    if ALLOW_ALL in entries:
-        return (*found, "http://*:*", "https://*:*", "http://self")
-    for entry in entries:
-        authority = _split_http_host(entry)
-        if authority.partition(":")[0] == "self":
-            found.append("http://self")
-        else:
-            found += (f"http://{authority}", f"https://{authority}")
-    return tuple(found)
-
-
-def _split_http_host(text: str) -> str:
-    """Return host and port of an entry, the port only where it is not the scheme's own."""
-    if text == ALLOW_ALL:
-        return text
-    try:
-        parts = urlsplit(text if "//" in text else f"http://{text}")
-        host, port = parts.hostname, parts.port
-    except ValueError as exc:
-        raise HostEntryError(f"must be a host, or host:port: {exc}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise HostEntryError("must be a host, or host:port, after http:// or https:// or nothing")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise HostEntryError("must be a host and perhaps a port, without a path")
-    _parse_rule(f"[{host}]" if ":" in host else host)
-    return _authority(parts.scheme, host, port)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from containerd_shim_spin_v1.allowed_hosts import convert_http_hosts, http_host_fault
+from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
 from containerd_shim_spin_v1.files import entry_fault
 from containerd_shim_spin_v1.manifest_fields import read_hosts, read_templates
 from containerd_shim_spin_v1.manifest_model import (

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from containerd_shim_spin_v1.allowed_hosts import ALLOW_ALL, convert_http_hosts, http_host_fault
+from containerd_shim_spin_v1.allowed_hosts import ALLOW_ALL
+from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
 from containerd_shim_spin_v1.globs import glob_fault
 from containerd_shim_spin_v1.manifest_fields import (
     plain,
@@ -49,6 +50,15 @@ from containerd_shim_spin_v1.templates import Template, literal
 from containerd_shim_spin_v1.toml_reader import Problems, Table
 from containerd_shim_spin_v1.toml_source import ParsedFile
 
+_OF_VERSION_2 = {
+    "application": "is of version 2; for that, write `spin_manifest_version = 2`",
+}
+_OF_COMPONENTS_2 = {
+    "variables": "is called `config` in version 1",
+    "tool": "is of version 2",
+    "targets": "is of version 2",
+    "dependencies": "is of version 2",
+}
 _VERSION_KEYS = ("spin_manifest_version", "spin_version")
 
 
@@ -68,6 +78,7 @@ def parse_v1(source: ParsedFile) -> AppManifest:
     problems = Problems(source)
     top = Table(problems, source.data)
     _check_version(top)
+    top.foreign(_OF_VERSION_2)
     app_trigger = _app_trigger(top)
     variables = read_variables(top)
     components, triggers = _components(top, app_trigger, variables)
@@ -131,6 +142,7 @@ def _components(
             ids.setdefault(component_id, label)
         components.append(_component(table, component_id, variables))
         triggers.append(_trigger(table, component_id, app_trigger))
+        table.foreign(_OF_COMPONENTS_2)
         table.done()
     return tuple(components), tuple(triggers)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from containerd_shim_spin_v1.allowed_hosts import convert_http_hosts, http_host_fault
+from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
 from containerd_shim_spin_v1.globs import glob_fault
 from containerd_shim_spin_v1.manifest_fields import (
     read_build,
@@ -39,11 +39,23 @@ NO_COMPONENT_MODEL = (
 )
 
 
+_OF_VERSION_1 = {
+    key: f"is `application.{key}` in version 2"
+    for key in ("name", "version", "description", "authors")
+}
+_OF_COMPONENTS_1 = {
+    "id": "is in the table's name in version 2, [component.<id>]",
+    "config": "is called `variables` in version 2",
+    "trigger": 'is a table of its own in version 2, [[trigger.http]] with `component = "<id>"`',
+}
+
+
 def parse_v2(source: ParsedFile) -> AppManifest:
     """Read a manifest of version 2; raises ManifestError, see ``parse_manifest``."""
     problems = Problems(source)
     top = Table(problems, source.data)
     top.raw("spin_manifest_version")
+    top.foreign(_OF_VERSION_1)
     variables = read_variables(top)
     components = _components(top, variables)
     details = top.required_table("application") or Table(problems, {}, ("application",))
@@ -93,6 +105,9 @@ def _app_settings(
 
 
 def _components(top: Table, variables: Mapping[str, Variable]) -> dict[str, Component]:
+    if isinstance(top.raw("component"), list):
+        top.fault("component", "must be one table for each in version 2, [component.<id>]")
+        return {}
     table = top.optional_table("component")
     components = {}
     for component_id, entry in table.child_tables() if table else ():
@@ -123,6 +138,7 @@ def _component(table: Table, component_id: str, variables: Mapping[str, Variable
     _check_profiles(table)
     table.optional_boolean("dependencies_inherit_configuration")
     _refuse_dependencies(table)
+    table.foreign(_OF_COMPONENTS_1)
     table.done()
     return component
 
@@ -192,6 +208,9 @@ def _triggers(
 ) -> tuple[Trigger, ...]:
     """Read ``[[trigger.*]]``; the components they hold are added to ``components``."""
     types = top.required_table("trigger")
+    if types is not None and isinstance(types.raw("type"), str):
+        top.fault("trigger", "must be tables of triggers in version 2, [[trigger.http]]")
+        return ()
     found = []
     tables = [
         (trigger_type, table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time
 from difflib import get_close_matches
 from typing import Any, TypeAlias, TypeVar
@@ -60,6 +60,7 @@ class Table:
         self._values = values
         self._path = path
         self._known: list[str] = []
+        self._reported: set[str] = set()
         self.label = label
         """What messages call the table, ``component[0] ("hello")``; empty for the whole file."""
 
@@ -106,6 +107,12 @@ class Table:
         """Report ``message`` about the table as a whole."""
         self._problems.add(self._path, f"{self.label}: {message}")
 
+    def foreign(self, hints: Mapping[str, str]) -> None:
+        """Report each field that is of another version of the format. hints: by field."""
+        for key in self._values.keys() & hints.keys():
+            self.problem(key, hints[key])
+            self._reported.add(key)
+
     def missing(self, key: str) -> None:
         """Report that a required field is not there."""
         table = f"{self.label}: " if self.label else ""
@@ -114,7 +121,7 @@ class Table:
     def done(self) -> None:
         """Report each field that was never asked for."""
         for key in self._values:
-            if key not in self._known:
+            if key not in self._known and key not in self._reported:
                 table = f"{self.label}: " if self.label else ""
                 message = f"{table}unknown field `{key}`; {nearest(key, self._known, 'fields')}"
                 self._problems.add(self.path_to(key), message)
