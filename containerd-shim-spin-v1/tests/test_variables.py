@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from containerd_shim_spin_v1.dotenv_file import parse_dotenv
 from containerd_shim_spin_v1.manifest import parse_manifest
+from containerd_shim_spin_v1.runtime_config import parse_runtime_config
+from containerd_shim_spin_v1.runtime_config_model import RuntimeConfig
+from containerd_shim_spin_v1.variable_sources import make_providers
 from containerd_shim_spin_v1.variables import (
     EnvironmentProvider,
     InvalidNameError,
+    Provider,
     ProviderError,
     UndefinedVariableError,
     VariableError,
     Variables,
     environment_providers,
 )
-from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.errors import ManifestError, MissingFileError, ShimError
 
 MANIFEST = """\
 spin_manifest_version = 2
@@ -171,6 +176,64 @@ def test_environment(
         return None
 
     assert asyncio.run(first()) == value
+
+
+CONFIG = """\
+[[variables_provider]]
+type = "static"
+values = { a = "static" }
+[[variables_provider]]
+type = "env"
+prefix = "MINE"
+dotenv_path = "/volume/mine.env"
+"""
+
+
+def test_providers_of_the_runtime_configuration_come_first(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SPIN_VARIABLE_D=dotenv\nSPIN_VARIABLE_A=never\n")
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume" / "mine.env").write_text("MINE_B=mine\nMINE_A=never\n")
+    env = {"SPIN_VARIABLE_A": "never", "SPIN_VARIABLE_B": "never", "MINE_C": "env"}
+    config = parse_runtime_config(CONFIG)
+    providers = make_providers(tmp_path, env, config, 2)
+    assert asyncio.run(found(providers, "abcde")) == ["static", "mine", "env", "dotenv", None]
+
+
+async def found(providers: Sequence[Provider], names: str) -> list[str | None]:
+    values = []
+    for name in names:
+        answers = [await provider.get(name) for provider in providers]
+        values.append(next((answer for answer in answers if answer is not None), None))
+    return values
+
+
+def test_usual_providers(tmp_path: Path) -> None:
+    providers = make_providers(tmp_path, {"SPIN_CONFIG_A": "x"}, RuntimeConfig(), 1)
+    assert asyncio.run(found(providers, "ab")) == ["x", None]
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "message"),
+    [
+        ("type = 'env'\ndotenv_path = 'x'", MissingFileError, "/x: no such file: a variables pr"),
+        ("type = 'vault'\nurl = 'http://v'\ntoken = 't'\nmount = 'm'", ManifestError,
+         "variables provider 'vault' is not supported yet"),
+        ("type = 'azure_key_vault'\nvault_url = 'https://v'", ManifestError,
+         "variables provider 'azure_key_vault' is not supported yet"),
+    ],
+)  # fmt: skip
+def test_provider_that_cannot_be(
+    tmp_path: Path, lines: str, error: type[ShimError], message: str
+) -> None:
+    config = parse_runtime_config(f"[[variables_provider]]\n{lines}\n")
+    with pytest.raises(error, match=message):
+        make_providers(tmp_path, {}, config, 2)
+
+
+def test_bad_dotenv_of_the_image(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("'A")
+    with pytest.raises(ManifestError, match=r"^/\.env:1: is no NAME=value"):
+        make_providers(tmp_path, {}, RuntimeConfig(), 2)
 
 
 def test_prefix_of_ones_own() -> None:

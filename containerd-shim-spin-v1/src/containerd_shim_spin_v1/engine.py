@@ -77,18 +77,17 @@ class SpinEngine:
         router = make_router(manifest, triggers)
         for shadowed in router.shadowed:
             log.warning("%s", shadowed)
-        called = [
-            component
-            for component in manifest.components
-            if any(trigger.component == component.id for trigger in triggers)
-        ]
-        compiled = {component.id: _compile(component, context) for component in called}
+        ids = {trigger.component for trigger in triggers}
+        called = {
+            component.id: component for component in manifest.components if component.id in ids
+        }
+        compiled = {id_: _compile(component, context) for id_, component in called.items()}
         engine = create_engine(EngineSettings(max_instances=settings.max_requests))
         assets = Assets()
         try:
             linker = _Linker(Host.create(engine), context, settings, assets, compiled)
             linked = {
-                trigger.id: linker.link(manifest.component(trigger.component), trigger.executor)
+                trigger.id: linker.link(called[trigger.component], trigger.executor)
                 for trigger in triggers
                 if trigger.component is not None
             }

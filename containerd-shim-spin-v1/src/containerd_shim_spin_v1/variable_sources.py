@@ -1,0 +1,77 @@
+"""The providers of an app's variables: those that the runtime configuration names, then the usual.
+
+Vault and Azure Key Vault are read from the configuration and refused here until there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import assert_never
+
+from containerd_shim_spin_v1.dotenv_file import NAME, parse_dotenv
+from containerd_shim_spin_v1.image_files import read_text
+from containerd_shim_spin_v1.runtime_config_model import (
+    AzureKeyVaultConfig,
+    EnvConfig,
+    ProviderConfig,
+    RuntimeConfig,
+    StaticConfig,
+    VaultConfig,
+)
+from containerd_shim_spin_v1.variables import (
+    PREFIX,
+    EnvironmentProvider,
+    Provider,
+    environment_providers,
+)
+from containerd_shimkit.errors import ManifestError, MissingFileError
+
+
+class StaticProvider:
+    """Variables whose values are written down."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    async def get(self, name: str) -> str | None:
+        """See ``Provider``."""
+        return self._values.get(name)
+
+
+def make_providers(
+    root: Path, env: Mapping[str, str], config: RuntimeConfig, manifest_version: int
+) -> list[Provider]:
+    """Return all providers of an app in the order in which they are asked.
+
+    root: of the container's files.  env: of the container.  Raises ManifestError for a provider
+    there is none for yet and for a bad ``.env`` file, MissingFileError for one that is not there
+    and that the configuration names.
+    """
+    providers: list[Provider] = []
+    for entry in config.variables_providers:
+        providers += _configured(root, env, entry)
+    text = read_text(root / NAME, f"/{NAME}")
+    dotenv = {} if text is None else parse_dotenv(text, env, f"/{NAME}")
+    return [*providers, *environment_providers(manifest_version, env, dotenv)]
+
+
+def _configured(root: Path, env: Mapping[str, str], entry: ProviderConfig) -> list[Provider]:
+    match entry:
+        case StaticConfig(values):
+            return [StaticProvider(values)]
+        case EnvConfig(prefix, dotenv_path):
+            found: list[Provider] = []
+            given = PREFIX if prefix is None else prefix
+            found.append(EnvironmentProvider(env, given))
+            if dotenv_path is not None:
+                name = f"/{dotenv_path.lstrip('/')}"
+                text = read_text(root / name.lstrip("/"), name)
+                if text is None:
+                    raise MissingFileError(f"{name}: no such file: a variables provider names it")
+                found.append(EnvironmentProvider(parse_dotenv(text, env, name), given))
+            return found
+        case VaultConfig() | AzureKeyVaultConfig():
+            kind = "vault" if isinstance(entry, VaultConfig) else "azure_key_vault"
+            raise ManifestError(f"variables provider {kind!r} is not supported yet")
+    assert_never(entry)
