@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from containerd_shim_spin_v1.routes import (
     Match,
@@ -50,7 +51,8 @@ class _Pattern:
 class PatternRouter:
     """The rules of version 2; see ``routes.RouteFinder``.
 
-    A route without open parts is one dictionary lookup; the others are tried one after another.
+    A route without open parts is one dictionary lookup. Of the others those are tried one after
+    another that begin as the path does, then those whose first part is open.
     """
 
     def __init__(self, base: str, routes: Iterable[tuple[str, str]]) -> None:
@@ -58,6 +60,7 @@ class PatternRouter:
         self.routes: list[Route] = []
         self.shadowed: list[ShadowedRoute] = []
         self._exact: dict[str, Route] = {}
+        self._by_first: dict[str, list[tuple[_Pattern, Route]]] = {}
         self._open: list[tuple[_Pattern, Route]] = []
         for index, (component_id, raw) in enumerate(routes):
             based = join_route(base, raw)
@@ -85,9 +88,13 @@ class PatternRouter:
                 self.shadowed.append(ShadowedRoute(route, used))
             elif pattern.text is not None:
                 self._exact[pattern.text] = route
+            elif pattern.rank[0] == _TEXT:
+                first = pattern.key.partition("/")[0]
+                self._by_first.setdefault(first, []).append((pattern, route))
             else:
                 self._open.append((pattern, route))
-        self._open.sort(key=lambda entry: entry[0].rank)
+        for entries in (*self._by_first.values(), self._open):
+            entries.sort(key=lambda entry: entry[0].rank)
 
     def match(self, path: str) -> Match | None:
         """See ``routes.RouteFinder``."""
@@ -96,7 +103,8 @@ class PatternRouter:
         wanted = path.strip("/")
         if (route := self._exact.get(wanted)) is not None:
             return Match(route, "")
-        for pattern, route in self._open:
+        entries = self._by_first.get(wanted.partition("/")[0], ())
+        for pattern, route in chain(entries, self._open):
             found = pattern.regex.fullmatch(wanted)
             if found is not None:
                 rest = _path_info(found["rest"], path) if route.pattern.wildcard else ""
