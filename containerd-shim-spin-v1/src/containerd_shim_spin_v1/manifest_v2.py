@@ -58,14 +58,14 @@ def parse_v2(source: ParsedFile) -> AppManifest:
     top.foreign(_OF_VERSION_1)
     variables = read_variables(top)
     components = _components(top, variables)
-    details = top.required_table("application") or Table(problems, {}, ("application",))
+    # Without the table that is the fault; the fields it would hold are none of their own.
+    details = top.required_table("application") or Table(problems, {"name": "?"})
     context = TriggerContext()
-    if "application" in source.data:
-        _app_settings(details, context, variables)
+    _app_settings(details, context, variables)
     triggers = _triggers(top, context, components, variables)
     app = AppManifest(
         manifest_version=2,
-        name=details.required_string("name", not_empty) if "application" in source.data else "",
+        name=details.required_string("name", not_empty),
         version=details.optional_string("version") or None,
         description=details.optional_string("description") or "",
         authors=details.strings("authors"),
