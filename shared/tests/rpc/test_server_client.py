@@ -118,6 +118,20 @@ def test_call_is_answered(run: Callable[[Any], Any], path: Path) -> None:
     run(main())
 
 
+def test_calls_and_answers_are_logged_for_debugging(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`make bench` reads these lines."""
+    caplog.set_level("DEBUG", server_module.__name__)
+
+    async def main() -> None:
+        async with serving(path, task()), connected(path) as client:
+            await state(client)
+
+    asyncio.run(main())
+    assert caplog.messages == [f"{SERVICE}/State called", f"{SERVICE}/State answered"]
+
+
 @pytest.mark.parametrize("prefix", ["", "unix://"])
 def test_address_forms(prefix: str, path: Path) -> None:
     async def main() -> None:

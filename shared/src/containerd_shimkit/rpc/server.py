@@ -267,6 +267,7 @@ class _Peer(asyncio.Protocol):
             call.timer = self._loop.call_later(seconds, self._expire, call, seconds)
         self._calls.add(call)
         self._all_calls.add(call)
+        _log.debug("%s called", name)
         call.task.add_done_callback(lambda _: self._finish(call))
 
     def _expire(self, call: _Call, seconds: float) -> None:
@@ -291,6 +292,7 @@ class _Peer(asyncio.Protocol):
             if exc is not None and not isinstance(exc, asyncio.CancelledError):
                 _log.warning("%s failed when nobody waited for it: %s", call.name, exc)
         elif exc is None:
+            _log.debug("%s answered", call.name)
             self._send_response(call, call.task.result())
         else:
             self._send_error(call, exc)

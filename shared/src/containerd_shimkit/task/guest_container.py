@@ -159,6 +159,7 @@ class GuestContainer(Container):
         if not data:
             return None
         message: dict[str, Any] = json.loads(data)
+        log.debug("the sandbox reports %s", message["event"])
         return message
 
     # What a guest has not

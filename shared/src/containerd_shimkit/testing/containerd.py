@@ -84,6 +84,7 @@ class Containerd:
         namespace: str | None = None,
         shims_cache: Path | None = None,
         shims_root: Path | None = None,
+        debug: bool = False,
     ) -> None:
         """Prepare a daemon; nothing is written before ``start``.
 
@@ -93,6 +94,7 @@ class Containerd:
         netns: the network namespace that is the daemon's host network; None is this one.
         namespace: the default of ``ctr``; a random one keeps cgroups of parallel tests apart.
         shims_cache, shims_root: compiled modules, unpacked binaries; to be shared by many daemons.
+        debug: with lines of that level in the log, the shims' too.
         """
         self.directory = directory.resolve()
         self.namespace = namespace or f"cw-{secrets.token_hex(4)}"
@@ -108,6 +110,7 @@ class Containerd:
         self.netns = netns
         self._shims_cache = shims_cache or self.directory / "cache"
         self._shims_root = shims_root or self.directory / "shims"
+        self._debug = debug
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: Path | None = None
 
@@ -359,6 +362,7 @@ class Containerd:
             f"address = {_quote(self.address)}",
             "[ttrpc]",
             f"address = {_quote(self.address + '.ttrpc')}",
+            *(["[debug]", 'level = "debug"'] if self._debug else []),
         ]
         return "\n".join(lines + (self._cri_configuration() if self._cri else [])) + "\n"
 
