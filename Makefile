@@ -4,6 +4,8 @@ PYTHON ?= python3
 PREFIX ?= /usr/local
 # More arguments for pytest, as in: make test PYTEST_ARGS="-k routes -x"
 PYTEST_ARGS ?=
+# More arguments for the bench, as in: make bench BENCH_ARGS="--only start,memory --write-docs"
+BENCH_ARGS ?=
 # Processes that run tests.
 TEST_WORKERS ?= auto
 
@@ -152,8 +154,8 @@ proto: $(VENV)/.stamp  ## generate the message modules from the .proto files
 	$(BIN)/python shared/tools/generate_proto.py
 
 .PHONY: bench
-bench: build images | packages-bench  ## measure the shim beside runc on one containerd
-	$(BIN)/python shared/tools/bench/run.py
+bench: build images | packages-bench  ## measure the shims beside runc: tables and pictures go to dist/bench
+	$(BIN)/python shared/tools/bench/run.py $(BENCH_ARGS)
 
 .PHONY: clean
 clean:  ## remove what was built; refuses while an app runs in .run
