@@ -92,9 +92,10 @@ async def test_namespaces_of_another_container_are_joined(tmp_path: Path, namesp
 
 
 @in_clean_process
-async def test_stage_is_gone_after_create(tmp_path: Path, namespace: str) -> None:
+async def test_stage_is_gone_after_start(tmp_path: Path, namespace: str) -> None:
+    """Create does not wait for its end."""
     async with running_service(namespace) as running:
-        pid = await running.create(builder(tmp_path, namespace))
+        pid = await running.run(builder(tmp_path, namespace))
         assert children_of(os.getpid()) == {pid}
         assert children_of(pid) == set()
         assert status_of(pid)["PPid"] == str(os.getpid())

@@ -57,6 +57,7 @@ class GuestContainer(Container):
     def __init__(self, request: SandboxRequest, reaper: Reaper) -> None:
         super().__init__(request, reaper)
         self._control: socket.socket | None = None
+        self._stage: asyncio.Future[Exit] | None = None
         self._hooks = ContainerHooks(request.bundle, request.task_id, reaper)
 
     # Create and Start
@@ -72,13 +73,13 @@ class GuestContainer(Container):
         with sandbox_end:
             try:
                 stage = self._reaper.watch(fork_stage(self.request, shim_end, sandbox_end))
+                self._stage = stage
             except OSError:
                 await self.clean_up()
                 raise
         try:
             with self._reaper.keeping_orphans():
                 await self._await_prepared()
-            await stage
         except BaseException:
             if self.pid:
                 await self.kill(signal.SIGKILL)
@@ -131,6 +132,10 @@ class GuestContainer(Container):
     async def start(self) -> None:
         """Let the app serve; return when it does. Raises ShimError with the app's reason."""
         require(self.state, "start")
+        if self._stage is not None:
+            # Not in Create: its end takes milliseconds, in which containerd asks for Start. The
+            # init, told to start, wants to die with its parent: that is to be the shim by then.
+            await self._stage
         await self._send(b"start")
         message = await self._receive()
         if message is None or message["event"] == "failed":
