@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
@@ -37,6 +38,12 @@ class _Parser(argparse.ArgumentParser):
         return []
 
 
+def warm_up(kind: ShimKind) -> None:
+    """Do in the zygote what each of its forks would do again: argparse takes a millisecond."""
+    _parser(kind).parse_args(["-namespace", "default", "-id", "warm-up", "start"])
+
+
+@cache
 def _parser(kind: ShimKind) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=kind.binary,

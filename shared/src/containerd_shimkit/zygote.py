@@ -22,7 +22,7 @@ from typing import Final
 from setproctitle import setproctitle
 
 from containerd_shimkit.background import release_standard_streams
-from containerd_shimkit.cli import run
+from containerd_shimkit.cli import run, warm_up
 from containerd_shimkit.handover import decode, zygote_socket
 from containerd_shimkit.prefork import seal
 from containerd_shimkit.rpc.server import peer_uid
@@ -46,6 +46,7 @@ def serve_zygote(kind: ShimKind, build_id: str) -> int:
     # Whatever a child may need: after pivot_root there is nothing to import from. Our own imports
     # have brought the rest.
     kind.import_engine()
+    warm_up(kind)
     seal()
     setproctitle(f"{kind.binary} zygote {path}")
     Zygote(kind, build_id, listener, path).serve()
