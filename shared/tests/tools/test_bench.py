@@ -15,46 +15,36 @@ from bench.machine import BenchError, Json
 from bench.memory import pss_bytes
 from bench.node import RUNC, SPIN, Running, end_process
 from bench.plots import write_plots
-from bench.report import align, as_markdown, as_text, markdown_table, quartiles, start_rows
+from bench.report import (
+    align,
+    as_markdown,
+    as_text,
+    http_rows,
+    markdown_table,
+    quartiles,
+    routing_rows,
+    start_rows,
+)
+from bench.routing import measure_routing
 from bench.waterfall import OUR_PHASES, RUNC_PHASES, our_moments, parse_lines, runc_moments
 from bench.wrk import parse_wrk
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "bench" / "run.py"
 
-# As wrk pads it: a unit of one letter has a space behind it.
 WRK_REPORT = """\
 Running 10s test @ http://127.0.0.1:8080/hello
-  1 threads and 50 connections
-  Thread Stats   Avg      Stdev     Max   +/- Stdev
-    Latency     9.67ms   45.88ms 858.90ms   97.28%
-    Req/Sec     6.26k   563.13     7.20k    70.00%
-  Latency Distribution
-     50%  751.00us
-     75%    2.84ms
-     90%    9.03ms
-     99%    1.20s\x20
   62304 requests in 10.01s, 8.20MB read
-"""
-WRK_END = "Requests/sec:   6223.70\nTransfer/sec:    838.86KB\n"
-WRK_ERRORS = """\
-  Socket errors: connect 1, read 22, write 0, timeout 3
-  Non-2xx or 3xx responses: 7
+Requests/sec:   6223.70
+BENCH {"requests": 62304, "requests_per_second": 6223.7, "p99_seconds": 0.0012}
 """
 
 
-def test_wrk_report_is_read_in_seconds() -> None:
-    assert parse_wrk(WRK_REPORT + WRK_END) == {
+def test_report_of_the_script_is_found_among_the_lines_of_wrk() -> None:
+    assert parse_wrk(WRK_REPORT) == {
         "requests": 62304,
         "requests_per_second": 6223.7,
-        "p50_seconds": pytest.approx(0.000751),
-        "p99_seconds": 1.2,
-        "errors": {"status": 0},
+        "p99_seconds": 0.0012,
     }
-
-
-def test_wrk_errors_are_counted_by_kind() -> None:
-    result = parse_wrk(WRK_REPORT + WRK_ERRORS + WRK_END)
-    assert result["errors"] == {"connect": 1, "read": 22, "write": 0, "timeout": 3, "status": 7}
 
 
 def test_unknown_wrk_report_is_refused() -> None:
@@ -251,6 +241,21 @@ DOCUMENT: Json = {
 def test_starts_are_compared_by_their_medians() -> None:
     rows = start_rows(RESULTS["start"]["seconds"])
     assert rows[1] == ["spin warm", "3", "100.0", "150.0 … 250.0", "200.0", "300.0", "2.00"]
+
+
+def test_errors_of_all_runs_are_added() -> None:
+    run = {
+        "requests_per_second": 5000.0,
+        **{f"{name}_seconds": 0.01 for name in ("p50", "p99", "p999")},
+        "errors": {"connect": 1, "status": 2},
+    }
+    assert http_rows({"spin": [run, run]})[1][-1] == "6"
+
+
+def test_routes_are_matched_however_many_there_are() -> None:
+    rows = routing_rows(measure_routing())
+    assert rows[0] == ["", "1", "10", "100", "1000", "10000"]
+    assert [row[0] for row in rows[1:]] == ["exact", "prefix"]
 
 
 def test_without_runc_there_is_no_ratio() -> None:

@@ -29,12 +29,13 @@ from bench.memory import ADDED, measure_memory
 from bench.node import RUNC, WORKLOADS, Node
 from bench.pods import measure_pods
 from bench.report import as_markdown, as_text, describe
+from bench.routing import measure_routing
 from bench.start import measure_command, measure_start
 from bench.waterfall import measure_waterfall
 from bench.wrk import measure_http
 from containerd_shimkit.testing.containerd import Containerd, ContainerdError
 
-PARTS = ("start", "command", "waterfall", "pods", "memory", "http", "fibers")
+PARTS = ("start", "command", "waterfall", "pods", "memory", "http", "routing", "fibers")
 
 # Options and what they are by default: of a whole run, and of a quick one.
 DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -103,6 +104,8 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
     only, workloads = options.only, options.workloads
     if "fibers" in only:
         results["fibers"] = measure_fibers()
+    if "routing" in only:
+        results["routing"] = measure_routing()
     # One at a time: what runs beside would be in each other's way.
     if {"start", "command", "memory", "http"} & set(only):
         with ExitStack() as stack:
@@ -115,8 +118,9 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
             if "memory" in only:
                 results["memory"] = measure_memory(node, workloads, options.containers)
             if "http" in only:
-                seconds = options.http_seconds
-                results["http"] = measure_http(node, workloads, options.http_runs, seconds)
+                results["http"] = measure_http(
+                    node, workloads, options.http_runs, options.http_seconds, directory
+                )
     if "waterfall" in only:
         with ExitStack() as stack:
             node = Nodes(options, directory, stack).start_node("debug", debug=True)

@@ -17,7 +17,7 @@ from bench.report import quartiles
 
 _INK: Final = "#808080"  # between black and white: seen on either
 _OTHERS: Final = "#9a9a9a"  # what is not ours
-_COLORS: Final = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")
+_COLORS: Final = ("#3b82f6", "#d97706", "#16a34a", "#a855f7", "#db2777")
 
 mpl.rcParams.update(
     {
@@ -74,6 +74,7 @@ def plot_start(seconds: dict[str, list[float]]) -> Figure:
     axes.set_yticks(range(len(seconds)), list(seconds))
     axes.invert_yaxis()
     axes.set_xlabel("ms from ctr run to the first 200")
+    axes.margins(x=0.1)
     return figure
 
 
@@ -95,12 +96,12 @@ def plot_waterfall(name: str, result: Json) -> Figure:
     """A bar for each phase, where the medians of those before it end."""
     phases = result["phases"]
     figure, axes = new_figure(0.6 + 0.27 * len(phases))
-    workers = list(dict.fromkeys(phase["who"] for phase in phases))
+    workers = list(dict.fromkeys(p["who"] for p in phases if not _is_other(p["who"])))
+    colors = {who: _COLORS[number % len(_COLORS)] for number, who in enumerate(workers)}
     left = 0.0
     for row, phase in enumerate(phases):
         width = 1000 * median(phase["seconds"])
-        is_other = "ctr" in phase["who"] or phase["who"] == "client"
-        color = _OTHERS if is_other else _COLORS[workers.index(phase["who"]) % len(_COLORS)]
+        color = colors.get(phase["who"], _OTHERS)
         axes.barh(row, width, left=left, color=color, height=0.7)
         left += width
         axes.text(left, row, f" {width:.1f}", va="center")
@@ -109,3 +110,8 @@ def plot_waterfall(name: str, result: Json) -> Figure:
     axes.set_xlabel(f"ms since ctr run, a warm start of {name}; medians")
     axes.margins(x=0.08)
     return figure
+
+
+def _is_other(who: str) -> bool:
+    """Whether none of a shim's processes works meanwhile."""
+    return who in ("ctr, containerd", "client")

@@ -38,7 +38,10 @@ def tables(results: Json) -> list[Table]:
         title = "Memory (PSS) by number of containers, MB"
         made.append(Table(title, memory_rows(memory), "memory.svg"))
     if http := results.get("http"):
-        made.append(Table("`GET /hello`, 50 connections; medians", http_rows(http)))
+        made.append(Table("Requests over 50 connections, one container; medians", http_rows(http)))
+    if routing := results.get("routing"):
+        title = "To find the route of a request, µs, by number of routes; medians"
+        made.append(Table(title, routing_rows(routing)))
     if fibers := results.get("fibers"):
         title = f"{fibers['requests']} guests that wait 100 ms each in an asynchronous import"
         head = ["", "answered", "seconds", "at a time", "threads"]
@@ -111,16 +114,23 @@ def memory_rows(memory: Json) -> list[list[str]]:
 
 
 def http_rows(http: dict[str, list[Json]]) -> list[list[str]]:
-    rows = [["", "runs", "requests/s", "spread", "p50 ms", "p99 ms", "errors"]]
+    rows = [["", "runs", "requests/s", "spread", "p50 ms", "p99 ms", "p99.9 ms", "errors"]]
     for name, runs in http.items():
         rates = [run["requests_per_second"] for run in runs]
         latencies = [
             f"{1000 * median(run[key] for run in runs):.2f}"
-            for key in ("p50_seconds", "p99_seconds")
+            for key in ("p50_seconds", "p99_seconds", "p999_seconds")
         ]
         errors = sum(sum(run["errors"].values()) for run in runs)
         spread = f"{min(rates):.0f} … {max(rates):.0f}"
         rows.append([name, str(len(runs)), f"{median(rates):.0f}", spread, *latencies, str(errors)])
+    return rows
+
+
+def routing_rows(routing: Json) -> list[list[str]]:
+    rows = [["", *routing["exact"]]]
+    for kind, by_count in routing.items():
+        rows.append([kind, *(f"{1e6 * median(times):.2f}" for times in by_count.values())])
     return rows
 
 
