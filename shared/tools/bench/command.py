@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench.bodies import measure_bodies
 from bench.machine import (
     BUSYBOX,
     REPOSITORY,
@@ -35,7 +36,7 @@ from bench.waterfall import measure_waterfall
 from bench.wrk import measure_http
 from containerd_shimkit.testing.containerd import Containerd, ContainerdError
 
-PARTS = ("start", "command", "waterfall", "pods", "memory", "http", "routing", "fibers")
+PARTS = ("start", "command", "waterfall", "pods", "memory", "http", "bodies", "routing", "fibers")
 
 # Options and what they are by default: of a whole run, and of a quick one.
 DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, tuple[Any, Any]] = {
     "pods": (50, 10),
     "pod_runs": (3, 1),
     "containers": ((1, 10, 50, 100), (1, 5)),
+    "bodies": (5, 1),
     "http_runs": (3, 1),
     "http_seconds": (10, 3),
 }
@@ -107,7 +109,7 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
     if "routing" in only:
         results["routing"] = measure_routing()
     # One at a time: what runs beside would be in each other's way.
-    if {"start", "command", "memory", "http"} & set(only):
+    if {"start", "command", "memory", "http", "bodies"} & set(only):
         with ExitStack() as stack:
             node = Nodes(options, directory, stack).start_node("containerd")
             if "start" in only:
@@ -121,6 +123,8 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
                 results["http"] = measure_http(
                     node, workloads, options.http_runs, options.http_seconds, directory
                 )
+            if "bodies" in only:
+                results["bodies"] = measure_bodies(node, workloads, options.bodies, directory)
     if "waterfall" in only:
         with ExitStack() as stack:
             node = Nodes(options, directory, stack).start_node("debug", debug=True)
@@ -190,6 +194,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--pods", type=int, help="pods at once (default 50)")
     add("--pod-runs", type=int, help="times that many (default 3)")
     add("--containers", type=counts, metavar="N,…", help="for memory (default 1,10,50,100)")
+    add("--bodies", type=int, help="bodies of each size, one after the other (default 5)")
     add("--http-runs", type=int, help="runs of wrk (default 3)")
     add("--http-seconds", type=int, help="seconds for each run of wrk (default 10)")
     add("--shim-dir", type=Path, default=REPOSITORY / "dist", metavar="DIRECTORY")

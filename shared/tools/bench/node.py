@@ -132,6 +132,15 @@ class Node:
         # Not at its beginning: where a title cannot replace it, the loader's own command is there.
         return [p for p in self.processes().values() if words in p.command]
 
+    def engine_pid(self, task_id: str) -> int:
+        """Return the pid of the process that serves in a container of this project's."""
+        (pid,) = (
+            process.pid
+            for process in self.processes().values()
+            if " engine " in process.command and process.command.endswith(f"-id {task_id}")
+        )
+        return pid
+
     # The states a start is measured in; there must be no container.
 
     def make_warm(self, workload: Workload) -> None:

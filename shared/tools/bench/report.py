@@ -39,6 +39,9 @@ def tables(results: Json) -> list[Table]:
         made.append(Table(title, memory_rows(memory), "memory.svg"))
     if http := results.get("http"):
         made.append(Table("Requests over 50 connections, one container; medians", http_rows(http)))
+    if bodies := results.get("bodies"):
+        title = "Request bodies echoed by a guest, one after the other"
+        made.append(Table(title, bodies_rows(bodies["sizes"])))
     if routing := results.get("routing"):
         title = "To find the route of a request, µs, by number of routes; medians"
         made.append(Table(title, routing_rows(routing)))
@@ -124,6 +127,18 @@ def http_rows(http: dict[str, list[Json]]) -> list[list[str]]:
         errors = sum(sum(run["errors"].values()) for run in runs)
         spread = f"{min(rates):.0f} … {max(rates):.0f}"
         rows.append([name, str(len(runs)), f"{median(rates):.0f}", spread, *latencies, str(errors)])
+    return rows
+
+
+def bodies_rows(sizes: dict[str, Json]) -> list[list[str]]:
+    """The memory is the serving process's, before and after each request."""
+    rows = [["", "runs", "seconds", "MB/s", "memory before", "after the last", "most"]]
+    for size, result in sizes.items():
+        seconds, memory = median(result["seconds"]), result["pss_bytes"]
+        figures = [f"{seconds:.3f}", f"{int(size) / seconds:.0f}"]
+        sizes_of_memory = [megabytes(value) for value in (memory[0], memory[-1], max(memory))]
+        name, runs = f"{size} MB", str(len(result["seconds"]))
+        rows.append([name, runs, *figures, *sizes_of_memory])
     return rows
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.machine import REPOSITORY, BenchError, Json, progress
+from bench.machine import BenchError, Json, progress
 from bench.node import SPIN, Node, Workload
-from containerd_shimkit.oci.archive import ImageFile, write_image_archive
+from bench.probe import PROBE, import_probe_image
 
 CONNECTIONS = 50
 ECHO_BYTES = 10 << 10
@@ -18,26 +18,6 @@ WAIT_MILLISECONDS = 10
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _REPORT = "BENCH "  # what the script's line begins with
-
-_PROBE_IMAGE = "docker.io/library/bench_probe:latest"
-_PROBE_MANIFEST = """\
-spin_manifest_version = "1"
-name = "bench"
-version = "1.0.0"
-trigger = { type = "http", base = "/" }
-
-[[component]]
-id = "hello"
-source = "hello.wasm"
-[component.trigger]
-route = "/hello"
-
-[[component]]
-id = "probe"
-source = "probe.wasm"
-[component.trigger]
-route = "/..."
-"""
 
 
 @dataclass(frozen=True)
@@ -56,25 +36,12 @@ def cases_of(workload: Workload) -> list[Case]:
     cases = [Case(workload.name, workload)]
     if workload == SPIN:
         two = replace(workload, env=(*workload.env, "SPIN_HTTP_WORKERS=2"))
-        probe = replace(workload, image=_PROBE_IMAGE)
         cases += [
             Case("spin, two workers", two),
-            Case("spin, echo of 10 KiB", probe, "/echo", ECHO_BYTES),
-            Case("spin, guest waits 10 ms", probe, f"/sleep?ms={WAIT_MILLISECONDS}"),
+            Case("spin, echo of 10 KiB", PROBE, "/echo", ECHO_BYTES),
+            Case("spin, guest waits 10 ms", PROBE, f"/sleep?ms={WAIT_MILLISECONDS}"),
         ]
     return cases
-
-
-def write_probe_image(path: Path) -> None:
-    """Write an image of the guest that does what its path says, beside hello."""
-    hello = REPOSITORY / "images/spin/hello/hello.wasm"
-    probe = REPOSITORY / "containerd-shim-spin-v1/tests/guests/probe.wasm"
-    files = [
-        ImageFile("spin.toml", _PROBE_MANIFEST.encode()),
-        ImageFile("hello.wasm", hello.read_bytes()),
-        ImageFile("probe.wasm", probe.read_bytes()),
-    ]
-    write_image_archive(path, _PROBE_IMAGE, files, entrypoint=["/"])
 
 
 def measure_http(
@@ -82,8 +49,7 @@ def measure_http(
 ) -> Json:
     """Return what each run of ``wrk`` found, by case; the cases take turns."""
     if SPIN in workloads:
-        write_probe_image(directory / "probe.tar")
-        node.containerd.import_image(directory / "probe.tar")
+        import_probe_image(node, directory)
     cases = [case for workload in workloads for case in cases_of(workload)]
     results: dict[str, list[Json]] = {case.name: [] for case in cases}
     for turn in range(runs):
