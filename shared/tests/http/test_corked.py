@@ -54,6 +54,40 @@ def test_head_and_body_are_one_piece_at_the_end_of_the_turn() -> None:
     asyncio.run(main())
 
 
+class Broken(Recorder):
+    """What uvloop's does when the connection was reset."""
+
+    def writelines(self, list_of_data: Any) -> None:
+        raise RuntimeError("the handler is closed")
+
+
+def test_connection_that_cannot_be_written_to_is_no_harm_to_others() -> None:
+    async def main() -> None:
+        cork = Cork(asyncio.get_running_loop())
+        broken, other = Broken(), Recorder()
+        first, second = CorkedTransport(broken, cork), CorkedTransport(other, cork)
+        first.write(b"lost")
+        second.write(b"answer")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (broken.calls, other.calls) == (["abort"], [b"answer"])
+
+    asyncio.run(main())
+
+
+def test_nothing_is_written_to_a_closing_connection() -> None:
+    async def main() -> None:
+        cork, one, _, first, _ = await two()
+        one.is_closing = lambda: True  # type: ignore[method-assign]
+        one.write(b"a")
+        cork.note_complete()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert first.calls == []
+
+    asyncio.run(main())
+
+
 def test_closing_sends_first() -> None:
     async def main() -> None:
         _, one, other, first, second = await two()

@@ -13,8 +13,11 @@ that this could not be kept.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any, Final
+
+log = logging.getLogger(__name__)
 
 _HOLD_SECONDS: Final = 0.002
 _TOO_LONG_SECONDS: Final = 0.005
@@ -85,9 +88,17 @@ class CorkedTransport(asyncio.Transport):
     def flush(self) -> None:
         """Send now."""
         parts = self._parts
-        if parts:
-            self._parts = []
+        if not parts:
+            return
+        self._parts = []
+        if self.is_closing():
+            return  # nobody is there any more, and uvloop would raise
+        try:
             self._transport.writelines(parts)
+        except Exception:
+            # Others wait to be flushed after this one.
+            log.exception("a response could not be written")
+            self._transport.abort()
 
     def close(self) -> None:
         """See asyncio."""
