@@ -99,6 +99,7 @@ static bool hold(int root, const struct bundle *bundle, struct home *home)
     if (home->locks[1] >= 0)
         return true;
     close(home->locks[0]);
+    home->locks[0] = -1;
     return false;
 }
 

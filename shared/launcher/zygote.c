@@ -1,9 +1,11 @@
 /*
  * Handing a command to the zygote, the process that pods are forked from.
  *
- * It greets with one byte, gets the message (counts, arguments, environment and working directory,
- * separated by NUL, with descriptors 0, 1 and 2 beside them), and answers with the exit code, one
- * byte. Whatever goes wrong, the caller does the work itself: a zygote never stops a pod.
+ * It greets with one byte and gets the message: counts, arguments, environment and working
+ * directory, separated by NUL, with descriptors 0, 1 and 2 beside them. Its fork says with one byte
+ * that it does the work, and with another, the exit code, that it is done. Whatever goes wrong before
+ * the work is taken, the caller does it itself: a zygote never stops a pod. Afterwards nobody else
+ * may: both would print an address. A fork that finds the caller gone ends.
  */
 #define _GNU_SOURCE
 #include "launcher.h"
@@ -22,10 +24,12 @@
 #define ANSWER_SECONDS 5          /* a warm zygote takes milliseconds */
 #define DELETE_GREETING_SECONDS 1 /* containerd gives the whole `delete` 5 s */
 #define FIRST_GREETING_SECONDS 20 /* the zygote was just started and is importing */
+#define START_SECONDS 60          /* of a fork, on a node that is busy beyond reason */
 #define LOCK_SECONDS 20
 #define LISTENER 3 /* the socket in the zygote */
 #define BACKLOG 1024
 #define NOBODY (-1)
+#define EXIT_FAILED 1
 
 extern char **environ;
 
@@ -249,8 +253,25 @@ static int start_zygote(const struct bundle *bundle, const struct sockaddr_un *a
     return connection;
 }
 
+/* Remove the socket of a zygote that hangs, unless another one's lies there by now. */
+static void forget(const char *path, ino_t inode)
+{
+    struct stat status;
+
+    if (lstat(path, &status) == 0 && status.st_ino == inode)
+        unlink(path);
+}
+
+static ino_t inode_of(const char *path)
+{
+    struct stat status;
+
+    return lstat(path, &status) == 0 ? status.st_ino : 0;
+}
+
 static int ask(int connection, int seconds, bool starting, char **arguments, const char *path)
 {
+    ino_t inode = inode_of(path);
     unsigned char byte = 0;
     size_t size;
     char *message;
@@ -261,16 +282,23 @@ static int ask(int connection, int seconds, bool starting, char **arguments, con
      * until nobody holds it: only one that has just shown itself alive gets it.
      */
     if (got < 0 && errno == EAGAIN && starting)
-        unlink(path); /* it hangs: the next start makes another one */
+        forget(path, inode); /* it hangs: the next start makes another one */
     if (got <= 0)
         return NOBODY;
     message = make_message(arguments, &size);
     if (!message)
         return NOBODY;
-    /* One that greets does not hang, however long its fork takes on a busy node. */
     got = send_message(connection, message, size) ? receive(connection, ANSWER_SECONDS, &byte) : -1;
     free(message);
-    return got == 1 ? byte : NOBODY;
+    if (got != 1)
+        return NOBODY;
+    got = receive(connection, starting ? START_SECONDS : ANSWER_SECONDS, &byte);
+    if (got == 1)
+        return byte;
+    fputs(got < 0 && errno == EAGAIN ? "not done in time by the fork of the zygote\n"
+                                     : "the fork of the zygote ended without an answer\n",
+          stderr);
+    return EXIT_FAILED;
 }
 
 /* Have the zygote run `arguments`, the last of which is the command. */

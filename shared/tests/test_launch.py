@@ -16,7 +16,7 @@ from types import MappingProxyType
 import pytest
 
 from containerd_shimkit import launch
-from containerd_shimkit.handover import decode, zygote_socket
+from containerd_shimkit.handover import TAKEN, decode, zygote_socket
 from containerd_shimkit.testing import STUB_KIND
 from containerd_shimkit.testing.commands import SECONDS
 
@@ -59,7 +59,8 @@ class Launcher:
 class PlayedZygote:
     """Takes one message, answers with an exit code, and keeps what it was told."""
 
-    def __init__(self, path: Path, code: int = 0) -> None:
+    def __init__(self, path: Path, code: int | None = 0) -> None:
+        """code: None ends without an answer."""
         self.message = b""
         self.descriptors = 0
         self._code = code
@@ -83,7 +84,9 @@ class PlayedZygote:
             self.descriptors = len(descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-            connection.send(bytes([self._code]))
+            connection.send(TAKEN)
+            if self._code is not None:
+                connection.send(bytes([self._code]))
 
 
 def listen(path: Path) -> socket.socket:
@@ -207,6 +210,14 @@ def test_damaged_copy_is_said(launcher: Launcher, size: int) -> None:
         assert (done.returncode, done.stderr) == (
             *(1, f"{copy}: this file is not whole: copy it again\n"),
         )
+
+
+@pytest.mark.parametrize("command", ["start", "delete"])
+def test_what_a_fork_has_taken_is_not_done_twice(launcher: Launcher, command: str) -> None:
+    with PlayedZygote(launcher.socket, code=None):
+        done = launcher.run(command)
+    assert done.returncode == 1
+    assert done.stderr == b"the fork of the zygote ended without an answer\n"
 
 
 @pytest.mark.parametrize(

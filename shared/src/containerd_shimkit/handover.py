@@ -1,16 +1,20 @@
 """How a command is handed to the zygote: the socket's place and the message.
 
-The zygote greets with one byte, gets the message, and answers with the exit code, one byte. The
-message is one packet: counts, arguments, environment and directory, separated by NUL, which
-none of them can contain; the standard descriptors travel beside it. The launcher writes it
-(``shared/launcher/zygote.c``).
+The zygote greets with one byte and gets the message. Its fork answers that it has taken the work,
+one byte, and with the exit code, one byte. The message is one packet: counts, arguments,
+environment and directory, separated by NUL, which none of them can contain; the standard
+descriptors travel beside it. The launcher writes it (``shared/launcher/zygote.c``).
 """
 
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from containerd_shimkit.runtime import ShimKind, run_directory
+
+TAKEN: Final = b"+"
+"""From here on it is the fork's to do, and nobody else's."""
 
 
 def zygote_socket(kind: ShimKind, build_id: str) -> str:

@@ -23,7 +23,7 @@ from setproctitle import setproctitle
 
 from containerd_shimkit.background import release_standard_streams
 from containerd_shimkit.cli import run, warm_up
-from containerd_shimkit.handover import decode, zygote_socket
+from containerd_shimkit.handover import TAKEN, decode, zygote_socket
 from containerd_shimkit.prefork import seal
 from containerd_shimkit.rpc.server import peer_uid
 from containerd_shimkit.runtime import ShimKind
@@ -152,6 +152,10 @@ class Zygote:
         if pid:
             self._children.add(pid)
             return
+        try:
+            connection.send(TAKEN)
+        except OSError:
+            os._exit(0)  # the caller has given up, and does the work itself
         code = 70  # EX_SOFTWARE
         answer = _Answer(connection)
         try:
