@@ -45,9 +45,10 @@ def _keep_for_callbacks(path: str) -> None:
     For every hundred ctypes callbacks it maps a page of it. Once closed, there would be no more
     callbacks, or worse: the number may be that of another file by then.
     """
+    program = Path(path).stat()
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if str(entry.readlink()) == path:
+            if os.path.samestat(os.fstat(int(entry.name)), program):
                 os.set_inheritable(int(entry.name), False)
                 keep_in_children(int(entry.name))
 
