@@ -44,7 +44,7 @@ executor = { type = "wagi" }
 route = "/static"
 [trigger.http.static_response]
 status_code = 418
-headers = { X-Kind = "tea", content-length = "9" }
+headers = { X-Kind = "tea", content-length = "9", transfer-encoding = "chunked" }
 body = "pot"
 
 [component.probe]
@@ -118,6 +118,7 @@ def test_static_response(app: Image) -> None:
         response = await fetch(port, "/base/static")
         assert (response.status, response.text, response["x-kind"]) == (418, "pot", "tea")
         assert response["content-length"] == "3"
+        assert "transfer-encoding" not in response
 
     app.run(main)
 

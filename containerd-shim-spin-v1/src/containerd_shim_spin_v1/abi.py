@@ -36,7 +36,7 @@ _SOME: Final = 1
 
 _MAX_RESPONSE_HEADERS: Final = 1000
 _MAX_RESPONSE_HEADER_BYTES: Final = 256 << 10
-_FRAMING: Final = frozenset(
+FRAMING: Final = frozenset(
     {
         b"connection",
         b"content-length",
@@ -163,6 +163,6 @@ def _lift_headers(memory: memoryview, pointer: int, count: int) -> dict[bytes, b
                 f"the guest's response has a bad header: {name[:80]!r}: {value[:80]!r}"
             )
         name = name.lower()
-        if name not in _FRAMING:
+        if name not in FRAMING:
             headers[name] = value  # of duplicates the last wins, as in Spin 1.x
     return headers

@@ -193,7 +193,7 @@ def read_static_response(trigger: Table) -> StaticResponse | None:
     table = trigger.optional_table("static_response")
     if table is None:
         return None
-    status = table.integer("status_code", 100, 599)
+    status = table.integer("status_code", 200, 599)
     response = StaticResponse(
         status=200 if status is None else status,
         headers=table.string_map("headers", _header_name_fault, _header_value_fault),

@@ -126,7 +126,7 @@ def client_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     """
     texts: list[bytes] = []
     for name, value in headers:
-        if name not in SPIN_HEADERS:
+        if name not in SPIN_HEADERS and not name.startswith(_PATH_MATCH):
             if not value.isascii():
                 _check_utf8(value)
             texts += (name, value)
@@ -140,13 +140,6 @@ def _check_utf8(value: bytes) -> None:
         raise RequestRefusedError(
             500, f"header with bytes that are not UTF-8: {value[:80]!r}"
         ) from None
-
-
-def without_path_matches(
-    headers: Iterable[tuple[bytes, bytes]],
-) -> list[tuple[bytes, bytes]]:
-    """Return the headers without those that tell a component of the open parts of its route."""
-    return [pair for pair in headers if not pair[0].startswith(_PATH_MATCH)]
 
 
 def request_host(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -67,6 +67,8 @@ class Workers:
         self.pids: list[int] = []
         self._serving: set[int] = set()
         """Pids of those that have said so."""
+        self._running: set[int] = set()
+        """Pids that are ours for sure: not reaped yet."""
         self._ended = False
         """Whether one has ended by itself, and well."""
         self._ready, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -80,6 +82,7 @@ class Workers:
             if pid == 0:
                 _work(index + 1, parent, partial(os.write, told, bytes((index,))), serve)
             self.pids.append(pid)
+            self._running.add(pid)
         os.close(told)
 
     async def run(self, ready: Callable[[], None], stop: asyncio.Event) -> int:
@@ -100,6 +103,7 @@ class Workers:
                 _signal(running.values(), signal.SIGTERM)
             for future in done - {stopping}:
                 pid, ended = running.pop(future), future.result()
+                self._running.discard(pid)
                 self._count_ready(ready, stop)
                 if ended.status == 0 and (stop.is_set() or pid in self._serving):
                     self._ended = True
@@ -114,7 +118,7 @@ class Workers:
 
     def kill(self) -> None:
         """End all at once."""
-        _signal(self.pids, signal.SIGKILL)
+        _signal(self._running, signal.SIGKILL)
 
     def _count_ready(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
         if len(self._serving) == len(self.pids):

@@ -18,7 +18,6 @@ from containerd_shim_spin_v1.request_data import (
     full_url,
     request_host,
     request_target,
-    without_path_matches,
 )
 from containerd_shim_spin_v1.routes import Match, RouteFinder, answer_reserved
 from containerd_shim_spin_v1.settings import Settings
@@ -143,8 +142,6 @@ class HttpTrigger:
         method = METHODS.get(scope["method"])
         if method is None:
             return 405, [], b""
-        if match.captures:
-            raw_headers = without_path_matches(raw_headers)
         headers = client_headers(raw_headers)
         headers += self._route_data.headers(match, url, client)
         response = await component.handle(method, target.encode(), headers, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from containerd_shim_spin_v1.abi import FRAMING
 from containerd_shim_spin_v1.manifest_model import HttpTrigger, StaticResponse
 
 
@@ -20,6 +21,6 @@ class StaticResponder:
     @classmethod
     def of(cls, trigger: HttpTrigger, response: StaticResponse) -> StaticResponder:
         headers = [(k.lower().encode(), v.encode()) for k, v in response.headers.items()]
-        # The length is that of the body, whatever the manifest says.
-        headers = [pair for pair in headers if pair[0] != b"content-length"]
+        # Where the answer ends is the server's to say, whatever the manifest says.
+        headers = [pair for pair in headers if pair[0] not in FRAMING]
         return cls(trigger.id, response.status, headers, response.body.encode())
