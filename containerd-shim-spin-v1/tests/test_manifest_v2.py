@@ -316,7 +316,7 @@ TRIGGER_FAULTS = [
     ),
     pytest.param(
         "component = 'hello'", "static_response = { status_code = 99 }",
-        "static_response.status_code = 99: must be from 100 to 599", id="status",
+        "static_response.status_code = 99: must be from 200 to 599", id="status",
     ),
     pytest.param(
         "component = 'hello'", "static_response = { headers = { 'a b' = 'c', d = \"\\n\" } }",

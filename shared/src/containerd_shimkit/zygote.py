@@ -1,9 +1,9 @@
 """The warm template: everything imported once, then one fork for each command containerd executes.
 
-Rules: one thread, no event loop, no wasmtime engine, no descriptor beyond the socket. It does
-nothing but fork, so there is nothing in it that a pod could reach or that could fail differently
-for one pod than for another. It ends when it has neither children nor work for ``IDLE_SECONDS``,
-or when its socket is gone.
+Rules: one thread, no event loop, no wasmtime engine, no descriptor but the socket, its wake-up
+pipe, and what holds the unpacked files. It does nothing but fork, so there is nothing in it that a
+pod could reach or that could fail differently for one pod than for another. It ends when it has
+neither children nor work for ``IDLE_SECONDS``, or when its socket is gone.
 """
 
 from __future__ import annotations
