@@ -9,11 +9,10 @@ descriptors travel beside it. The launcher writes it (``shared/launcher/zygote.c
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from containerd_shimkit.runtime import ShimKind, run_directory
 
-TAKEN: Final = b"+"
+TAKEN = b"+"
 """From here on it is the fork's to do, and nobody else's."""
 
 
