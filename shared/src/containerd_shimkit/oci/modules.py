@@ -177,7 +177,7 @@ def _modules_of(digest: str, blob: IO[bytes], budget: _Budget) -> Iterator[WasmF
     if head.startswith(_GZIP_MAGIC):
         stream = _Counted(gzip.GzipFile(fileobj=stream, mode="rb"), budget)
     elif head.startswith(_ZSTD_MAGIC):
-        stream = _Counted(_unpack_zstd(stream), budget)
+        stream = _Counted(_UnpackedZstd(stream), budget)
     head = stream.peek(_HEAD_BYTES)
     if head.startswith(_WASM_MAGIC):
         data = stream.read_at_most(MAX_MODULE_BYTES + 1)
@@ -205,12 +205,22 @@ def _modules_of_tar(stream: _Counted, budget: _Budget) -> Iterator[WasmFile]:
             yield WasmFile(member.name, _WASM_MAGIC + file.read())
 
 
-def _unpack_zstd(stream: _Counted) -> _Readable:
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as exc:
-        raise InvalidArgumentError("a layer in zstd: Python reads these from 3.14 on") from exc
-    return zstd.ZstdFile(stream)  # type: ignore[no-any-return,unused-ignore]
+class _UnpackedZstd:
+    """What a stream in zstd unpacks to. A damaged one is a ValueError, as of other formats."""
+
+    def __init__(self, stream: _Counted) -> None:
+        try:
+            from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+        except ImportError as exc:
+            raise InvalidArgumentError("a layer in zstd: Python reads these from 3.14 on") from exc
+        self._file = zstd.ZstdFile(stream)
+        self._error = zstd.ZstdError  # of Exception alone
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._file.read(size)  # type: ignore[no-any-return,unused-ignore]
+        except self._error as exc:
+            raise ValueError(str(exc)) from exc
 
 
 class _Readable(Protocol):
