@@ -214,6 +214,77 @@ def test_many_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         found(image(tar_files([ImageFile(str(n), WASM) for n in range(4)])))
 
 
+def extended(kind: bytes, size: int, data: bytes = b"") -> bytes:
+    """A header that says more of the member after it, or of all."""
+    head = tarfile.TarInfo("@")
+    head.type = kind
+    head.size = size
+    return head.tobuf() + data.ljust(-(-size // 512) * 512, b"\0")
+
+
+KINDS = {
+    "name": tarfile.GNUTYPE_LONGNAME,
+    "link": tarfile.GNUTYPE_LONGLINK,
+    "pax": tarfile.XHDTYPE,
+    "solaris": tarfile.SOLARIS_XHDTYPE,
+    "global": tarfile.XGLTYPE,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("number", [1, 3])
+def test_large_extended_headers(kind: bytes, number: int) -> None:
+    size = 1500 * 1024 // number
+    record = b"%d a=" % size
+    record += b"x" * (size - len(record) - 1) + b"\n"
+    layer = extended(kind, size, record) * number + TAR
+    with pytest.raises(InvalidArgumentError, match="is damaged: extended headers of more than"):
+        found(image(gzip.compress(layer)))
+
+
+def test_many_global_headers() -> None:
+    """They are kept to the end, also with members between them."""
+    layers = [
+        extended(tarfile.XGLTYPE, 300_000, b"300000 a%d=" % n + b"x" * 299_000)
+        + tar_files([ImageFile("a")])[:512]
+        for n in range(9)
+    ]
+    with pytest.raises(InvalidArgumentError, match="is damaged"):
+        found(image(gzip.compress(b"".join(layers))))
+
+
+def test_extended_headers_in_a_long_chain() -> None:
+    layer = extended(tarfile.GNUTYPE_LONGNAME, 1, b"a") * 5000 + TAR
+    with pytest.raises(InvalidArgumentError, match="is damaged"):
+        found(image(gzip.compress(layer)))
+
+
+def test_long_names_of_many_members() -> None:
+    """Each has its own bound, not all together."""
+    name = b"a" * 4000
+    member = extended(tarfile.GNUTYPE_LONGNAME, len(name), name) + tarfile.TarInfo("a").tobuf()
+    assert found(image(gzip.compress(member * 600 + TAR))) == {"app/one.wasm": WASM}
+
+
+def test_list_of_a_sparse_file_without_end() -> None:
+    head = bytearray(extended(tarfile.GNUTYPE_SPARSE, 0))
+    head[482] = 1  # more of the list follows
+    head[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(head))[0]  # type: ignore[attr-defined]
+    more = bytearray(b"0000000001\0\0" * 42 + bytes(8))
+    more[504] = 1
+    with pytest.raises(InvalidArgumentError, match="is damaged: extended headers of more than"):
+        found(image(gzip.compress(head + more * 3000)))
+
+
+def test_list_of_a_sparse_file_in_pax_is_not_read() -> None:
+    records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+    head = tarfile.TarInfo("sparse")
+    head.size = 512
+    layer = extended(tarfile.XHDTYPE, len(records), records) + head.tobuf()
+    layer += b"99999999999\n0\n0\n".ljust(512, b"\0")
+    assert found(image(gzip.compress(layer + TAR))) == {"app/one.wasm": WASM}
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @pytest.mark.parametrize("in_tar", [True, False])
 def test_large_module(

@@ -30,6 +30,7 @@ MAX_FILES: Final = 1_000_000
 MAX_UNPACKED_BYTES: Final = 16 << 30
 """Of all layers of an image, unpacked; the larger ones among images for AI have as much."""
 
+_MAX_EXTENDED_BYTES: Final = 1 << 20  # of a tar's member: long names, pax records
 _MAX_DEPTH: Final = 4  # index of indexes
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _WASM_MAGIC: Final = b"\0asm"
@@ -37,8 +38,23 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _TAR_MAGIC_AT: Final = 257  # "ustar"; source: POSIX pax, ustar interchange format
 _HEAD_BYTES: Final = 512
+_EXTENDED: Final = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.XGLTYPE,
+)
 
-_DAMAGED: Final = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, OverflowError)
+_DAMAGED: Final = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    OverflowError,
+    RecursionError,  # tarfile recurses from an extended header to the next
+)
 
 
 class BlobSource(Protocol):
@@ -189,7 +205,7 @@ def _modules_of(digest: str, blob: IO[bytes], budget: _Budget) -> Iterator[WasmF
 
 
 def _modules_of_tar(stream: _Counted, budget: _Budget) -> Iterator[WasmFile]:
-    with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
+    with _Tar.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
         for member in tar:
             budget.count_file()
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
@@ -203,6 +219,64 @@ def _modules_of_tar(stream: _Counted, budget: _Budget) -> Iterator[WasmFile]:
                     f"{member.name!r} is larger than {MAX_MODULE_BYTES} bytes"
                 )
             yield WasmFile(member.name, _WASM_MAGIC + file.read())
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar whose extended headers are bounded: tarfile reads them into memory whole.
+
+    tarfile's source says of these methods that subclasses may override them.
+    """
+
+    def _proc_member(self, tar: _Tar) -> tarfile.TarInfo:
+        if self.type in _EXTENDED:
+            tar.count_extended(self.size)
+            if self.type == tarfile.XGLTYPE:
+                tar.global_bytes += self.size
+        else:
+            tar.extended_bytes = tar.global_bytes
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+
+    def _proc_sparse(self, tar: _Tar) -> tarfile.TarInfo:
+        """Have the rest of the list of pieces bounded; it comes in blocks that say "more"."""
+        stream = tar.fileobj
+        tar.fileobj = _Blocks(stream, tar)  # type: ignore[assignment]
+        try:
+            return super()._proc_sparse(tar)  # type: ignore[misc,no-any-return]
+        finally:
+            tar.fileobj = stream
+
+    def _proc_gnusparse_10(
+        self, member: tarfile.TarInfo, pax_headers: dict[str, str], tar: _Tar
+    ) -> None:
+        """Leave the list of pieces unread, which is in the contents: nobody reads those."""
+        member.sparse = []  # type: ignore[assignment]
+
+
+class _Tar(tarfile.TarFile):
+    tarinfo = _Member
+    extended_bytes = 0
+    """Of the headers since the last member, and of those for all members."""
+    global_bytes = 0
+
+    def count_extended(self, number: int) -> None:
+        self.extended_bytes += number
+        if number < 0 or self.extended_bytes > _MAX_EXTENDED_BYTES:
+            raise tarfile.ReadError(f"extended headers of more than {_MAX_EXTENDED_BYTES} bytes")
+
+
+class _Blocks:
+    """Counts what is read of a tar's stream as an extended header."""
+
+    def __init__(self, stream: Any, tar: _Tar) -> None:
+        self._stream = stream
+        self._tar = tar
+
+    def read(self, size: int, /) -> bytes:
+        self._tar.count_extended(size)
+        return self._stream.read(size)  # type: ignore[no-any-return]
+
+    def tell(self) -> int:
+        return self._stream.tell()  # type: ignore[no-any-return]
 
 
 class _UnpackedZstd:
@@ -294,13 +368,13 @@ class LayoutArchive:
         self._path = path
         self._members: dict[str, tarfile.TarInfo] = {}
         try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115  # closed with us
+            self._tar = _Tar.open(path, "r:")  # closed with us
             for number, member in enumerate(self._tar):
                 if number > MAX_BLOBS * 4:
                     raise InvalidArgumentError(f"{path}: more than {MAX_BLOBS * 4} files")
                 if member.isreg() and not member.issparse():
                     self._members[member.name.removeprefix("./")] = member
-        except (tarfile.TarError, EOFError, ValueError) as exc:
+        except (tarfile.TarError, EOFError, ValueError, RecursionError) as exc:
             raise InvalidArgumentError(f"{path} is no image archive: {exc}") from exc
 
     def roots(self) -> list[str]:
