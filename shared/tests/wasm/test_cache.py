@@ -371,3 +371,63 @@ def test_sweep_that_hangs_stops_no_writer(cache: CompiledModuleCache) -> None:
     cache.store("other", CODE)
     os.close(directory)
     assert content(cache, "other") is not None
+
+
+def test_read_error_is_no_signal(
+    cache: CompiledModuleCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a mapping it would be SIGBUS, which ends the process."""
+    cache.store("key", CODE)
+    descriptor = os.open(entry(cache), os.O_RDONLY)
+    monkeypatch.setattr(os, "pread", fail_with(errno.EIO))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            read_label(descriptor, "key")
+    finally:
+        os.close(descriptor)
+    assert cache.open("key") is None
+    assert not list(cache.directory.iterdir())
+
+
+def test_file_that_becomes_shorter_while_read(
+    cache: CompiledModuleCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.store("key", bytes(3 << 20))
+    path = entry(cache)
+    pread = os.pread
+
+    def read(descriptor: int, size: int, at: int) -> bytes:
+        os.truncate(path, 1 << 20)
+        return pread(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", read)
+    assert cache.open("key") is None
+
+
+def test_label_of_a_large_entry(cache: CompiledModuleCache) -> None:
+    for size in ((1 << 20) - 10, 1 << 20, (2 << 20) + 1):
+        cache.store("key", secrets.token_bytes(size), b"label")
+        descriptor = cache.open("key")
+        assert descriptor is not None
+        assert read_label(descriptor, "key") == b"label"
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_open_while_another_looks_whether_it_is_in_use(
+    cache: CompiledModuleCache, monkeypatch: pytest.MonkeyPatch, is_released: bool
+) -> None:
+    """The lock is taken a moment later; who holds it for good does not stop a start."""
+    cache.store("key", CODE)
+    other = os.open(entry(cache), os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    if is_released:
+        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
+    descriptor = cache.open("key")
+    fcntl.flock(other, fcntl.LOCK_UN)
+    try:
+        assert descriptor is not None
+        assert is_in_use(entry(cache)) is is_released
+        os.close(descriptor)
+    finally:
+        os.close(other)

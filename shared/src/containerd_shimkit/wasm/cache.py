@@ -39,6 +39,9 @@ _SUFFIX: Final = ".cwasm"
 _TEMPORARY: Final = ".new-"
 _LOCK: Final = ".lock"
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ_BYTES: Final = 1 << 20
+_LOCK_TRIES: Final = 20
+_LOCK_POLL_SECONDS: Final = 0.001
 _COMPILING_SECONDS: Final = 120.0  # then whoever waits for another's result compiles itself
 _COMPILING_POLL_SECONDS: Final = 0.01  # fcntl has no lock with a deadline
 
@@ -134,8 +137,7 @@ class CompiledModuleCache:
                 descriptor = os.open(path, _READ)
         except OSError:
             return None
-        with contextlib.suppress(OSError):  # being removed: what is open stays readable
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _mark_in_use(descriptor)
         try:
             intact = read_label(descriptor, key) is not None
         except OSError:  # the disk cannot read it
@@ -286,18 +288,20 @@ def read_label(descriptor: int, key: str) -> bytes | None:
     size = status.st_size
     if not stat.S_ISREG(status.st_mode) or size <= _DIGEST_BYTES + _LENGTH_BYTES:
         return None
-    with (
-        mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as data,
-        memoryview(data) as view,
-        view[:-_DIGEST_BYTES] as covered,
-    ):
-        digest = hashlib.sha256(key.encode())
-        digest.update(covered)
-        if digest.digest() != data[-_DIGEST_BYTES:]:
-            return None
-        end = size - _DIGEST_BYTES - _LENGTH_BYTES
-        length = int.from_bytes(data[end : end + _LENGTH_BYTES], "little")
-        return data[end - length : end] if length < end else None
+    # Not through a mapping, where a read error is a signal that ends the process.
+    digest = hashlib.sha256(key.encode())
+    at, covered = 0, size - _DIGEST_BYTES
+    while at < covered:
+        data = os.pread(descriptor, min(_READ_BYTES, covered - at), at)
+        if not data:
+            return None  # it has become shorter
+        digest.update(data)
+        at += len(data)
+    if digest.digest() != os.pread(descriptor, _DIGEST_BYTES, covered):
+        return None
+    end = covered - _LENGTH_BYTES
+    length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, end), "little")
+    return os.pread(descriptor, length, end - length) if length < end else None
 
 
 def is_in_use(path: Path) -> bool:
@@ -313,6 +317,22 @@ def is_in_use(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _mark_in_use(descriptor: int) -> None:
+    """Lock an entry, if need be in a moment: ``is_in_use`` has it for as long as it asks.
+
+    Who has it longer is removing the entry, and what is open stays readable.
+    """
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_POLL_SECONDS)
+        except OSError:  # no locks here
+            return
+        else:
+            return
 
 
 def _try_lockf(descriptor: int, at: int) -> bool:
