@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import hashlib
 import json
 import os
@@ -13,8 +15,9 @@ from pathlib import Path
 import pytest
 import wasmtime
 
+from containerd_shimkit.cache_command import run_cache_command
 from containerd_shimkit.oci.archive import ImageFile, write_image_archive
-from containerd_shimkit.wasm.cache import CompiledModuleCache, Label
+from containerd_shimkit.wasm.cache import CompiledModuleCache, Entry, Label
 from containerd_shimkit.wasm.engine import COMPILER_FINGERPRINT, WASMTIME_VERSION
 
 ONE = bytes(wasmtime.wat2wasm('(module (func (export "one")))'))
@@ -198,3 +201,52 @@ def test_empty_leaves_what_is_in_use(command: Command, archive: Path, directory:
     os.close(descriptor)
     assert command("cache", "empty").stdout.endswith("; 0 in use\n")
     assert not list(directory.glob("*.cwasm"))
+
+
+@pytest.fixture
+def in_process(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    monkeypatch.setenv("CONTAINERD_WASM_SHIMS_CACHE", str(directory))
+
+    def run(action: str) -> int:
+        return run_cache_command(argparse.Namespace(action=action, json=True))
+
+    return run
+
+
+def test_entry_that_another_removes_is_not_damaged(
+    in_process: Callable[[str], int],
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gone = Entry(directory / f"{'0' * 64}.cwasm", 1, 0.0)
+    monkeypatch.setattr(CompiledModuleCache, "entries", lambda _: [gone])
+    assert in_process("verify") == 0
+    assert capsys.readouterr().out == "0 entries, 0 damaged\n"
+    assert in_process("list") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_empty_says_what_cannot_be_removed(
+    in_process: Callable[[str], int],
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cache = CompiledModuleCache(directory)
+    cache.store("a", b"code")
+    cache.store("b", b"code")
+    descriptor = cache.open("b")
+    assert descriptor is not None
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    try:
+        assert in_process("empty") == 1
+    finally:
+        os.close(descriptor)
+    told = capsys.readouterr()
+    assert told.out == "0 entries removed, 0 bytes; 1 in use; 1 cannot be removed\n"
+    assert told.err == f"{directory}/a.cwasm: cannot be removed: Read-only file system\n"

@@ -65,7 +65,7 @@ def run_cache_command(options: argparse.Namespace) -> int:
 
 
 def _list(cache: CompiledModuleCache, *, as_json: bool) -> None:
-    entries = [_describe(entry) for entry in reversed(cache.entries())]
+    entries = [_describe(entry, label) for entry, label in reversed(_labelled(cache.entries()))]
     if as_json:
         sys.stdout.write(json.dumps([asdict(entry) for entry in entries], indent=2) + "\n")
         return
@@ -81,9 +81,8 @@ def _row(entry: Described) -> tuple[str, ...]:
     return (entry.digest or "-", str(entry.size), entry.used, entry.wasmtime or "-", state)
 
 
-def _describe(entry: Entry) -> Described:
+def _describe(entry: Entry, label: Label | None) -> Described:
     used = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.used))
-    label = _label_of(entry)
     if label is None:
         return Described("", entry.size, used, "", "damaged", False)
     ours = label.compiler == COMPILER_FINGERPRINT and label.cpu == cpu_fingerprint()
@@ -97,10 +96,21 @@ def _describe(entry: Entry) -> Described:
     )
 
 
+def _labelled(entries: list[Entry]) -> list[tuple[Entry, Label | None]]:
+    """Return the entries with their labels, without those that are gone by now."""
+    found = []
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError):
+            found.append((entry, _label_of(entry)))
+    return found
+
+
 def _label_of(entry: Entry) -> Label | None:
-    """Return the label of an intact entry. It does not count as used."""
+    """Return the label of an intact entry. It does not count as used. Raises FileNotFoundError."""
     try:
         descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
     except OSError:
         return None
     try:
@@ -116,33 +126,47 @@ def _label_of(entry: Entry) -> Label | None:
 def _verify(cache: CompiledModuleCache) -> int:
     """Return 1 if any entry was damaged."""
     cache.sweep()
-    entries = cache.entries()
-    damaged = [entry for entry in entries if _label_of(entry) is None]
+    entries = _labelled(cache.entries())
+    damaged = [entry for entry, label in entries if label is None]
     for entry in damaged:
-        gone = _remove_damaged(entry)
-        sys.stdout.write(f"{entry.path}: damaged, {'removed' if gone else 'cannot be removed'}\n")
+        why = _remove_damaged(entry)
+        done = "removed" if why is None else f"cannot be removed: {why}"
+        sys.stdout.write(f"{entry.path}: damaged, {done}\n")
     sys.stdout.write(f"{len(entries)} entries, {len(damaged)} damaged\n")
     return 1 if damaged else 0
 
 
-def _remove_damaged(entry: Entry) -> bool:
+def _remove_damaged(entry: Entry) -> str | None:
+    """Remove whatever is there; return why it cannot be removed, None if it is gone."""
     import shutil
 
-    if entry.path.is_dir() and not entry.path.is_symlink():
-        shutil.rmtree(entry.path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            entry.path.unlink()
-    return not os.path.lexists(entry.path)
+    try:
+        if entry.path.is_dir() and not entry.path.is_symlink():
+            shutil.rmtree(entry.path)
+        else:
+            entry.path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None
 
 
 def _empty(cache: CompiledModuleCache) -> int:
+    """Return 1 if anything that is not in use cannot be removed."""
     cache.sweep()
     entries = cache.entries()
     kept = [entry for entry in entries if not cache.remove_unused(entry.path)]
-    kept = [entry for entry in kept if is_in_use(entry.path) or not _remove_damaged(entry)]
-    size = sum(entry.size for entry in entries) - sum(entry.size for entry in kept)
-    sys.stdout.write(
-        f"{len(entries) - len(kept)} entries removed, {size} bytes; {len(kept)} in use\n"
-    )
-    return 0
+    in_use = [entry for entry in kept if is_in_use(entry.path)]
+    stuck = []
+    for entry in kept:
+        if entry not in in_use and (why := _remove_damaged(entry)) is not None:
+            sys.stderr.write(f"{entry.path}: cannot be removed: {why}\n")
+            stuck.append(entry)
+    left = in_use + stuck
+    size = sum(entry.size for entry in entries) - sum(entry.size for entry in left)
+    said = f"{len(entries) - len(left)} entries removed, {size} bytes; {len(in_use)} in use"
+    if stuck:
+        said += f"; {len(stuck)} cannot be removed"
+    sys.stdout.write(said + "\n")
+    return 1 if stuck else 0
