@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -159,3 +160,44 @@ def test_server_that_closes(tmp_path: Path) -> None:
         pytest.raises(UnavailableError, match=r"closed|reset|Broken pipe"),
     ):
         client.unary("service", "Get", Empty(), Empty)
+
+
+class Timeouts:
+    """A socket that notes with which timeouts it is read."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+        self.noted: list[float] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+    def settimeout(self, seconds: float) -> None:
+        self.noted.append(seconds)
+        self.real.settimeout(seconds)
+
+
+def test_time_of_the_reader_is_not_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who compiles a module between two answers finds the server as patient as before."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    is_read = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(SETTINGS + HEADERS + data(b"\0\0\0\0\0"))
+        is_read.wait(10)
+        connection.sendall(data(b"\0\0\0\0\0", 1))
+        read_all(connection)
+
+    with serving(tmp_path / "socket", serve) as client:
+        timeouts = Timeouts(client._socket)
+        client._socket = timeouts  # type: ignore[assignment]
+        answers = client.stream("service", "List", Empty(), Empty)
+        next(answers)
+        now += 1000
+        is_read.set()
+        assert len(list(answers)) == 1
+    assert set(timeouts.noted) == {0.5}

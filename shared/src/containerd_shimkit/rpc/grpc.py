@@ -139,17 +139,19 @@ class GrpcClient:
 
     def _events(self) -> Iterator[h2.events.Event]:
         """Yield what comes. Raises UnavailableError at the end of the connection."""
-        deadline = time.monotonic() + self._seconds
+        left = self._seconds  # for waiting alone: what the reader does between is not the server's
         while True:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            begin = time.monotonic()
+            self._socket.settimeout(max(0.001, left))
             data = self._socket.recv(_READ_BYTES)
+            left -= time.monotonic() - begin
             if not data:
                 raise UnavailableError(f"{self._address}: the connection was closed")
             for event in self._http.receive_data(data):
                 if isinstance(event, h2.events.ConnectionTerminated):
                     raise UnavailableError(f"{self._address}: ended the connection")
                 if isinstance(event, h2.events.DataReceived):
-                    deadline = time.monotonic() + self._seconds
+                    left = self._seconds
                 yield event
             self._flush()
 
