@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.allowed_hosts import (
+from containerd_shim_spin_v1.manifest.model import HostsField
+from containerd_shim_spin_v1.outbound.allowed_hosts import (
     AllowedHosts,
     HostEntryError,
     denial,
     entry_fault,
     entry_for,
 )
-from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.manifest_model import HostsField
+from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
 
 ALLOWED = [
     # entry, scheme, host, port (None: the scheme's own), allowed

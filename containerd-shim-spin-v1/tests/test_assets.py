@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from containerd_shim_spin_v1 import assets as assets_module
-from containerd_shim_spin_v1.assets import Assets
-from containerd_shim_spin_v1.files import FilePlan
+from containerd_shim_spin_v1.files import assets as assets_module
+from containerd_shim_spin_v1.files.assets import Assets
+from containerd_shim_spin_v1.files.plan import FilePlan
 from containerd_shimkit.errors import ManifestError
 
 

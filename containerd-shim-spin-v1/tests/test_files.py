@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from containerd_shim_spin_v1 import files
-from containerd_shim_spin_v1.files import FilePlan, plan_files
-from containerd_shim_spin_v1.globs import glob_fault, path_matcher
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.files import plan as files
+from containerd_shim_spin_v1.files.globs import glob_fault, path_matcher
+from containerd_shim_spin_v1.files.plan import FilePlan, plan_files
+from containerd_shim_spin_v1.manifest.model import (
     Component,
     FileEntry,
     FileGlob,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.json_source import load_json
+from containerd_shim_spin_v1.sources.json_source import load_json
 from containerd_shimkit.errors import ManifestError
 
 TEXT = """\

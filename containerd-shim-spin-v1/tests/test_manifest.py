@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.manifest import parse_manifest
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.manifest.model import (
     AppManifest,
     Build,
     Component,
@@ -19,7 +18,8 @@ from containerd_shim_spin_v1.manifest_model import (
     UrlSource,
     Variable,
 )
-from containerd_shim_spin_v1.templates import Template, literal, parse_template
+from containerd_shim_spin_v1.manifest.reader import parse_manifest
+from containerd_shim_spin_v1.manifest.templates import Template, literal, parse_template
 from containerd_shimkit.errors import ExitCode, ManifestError
 
 DIGEST = "0123456789abcdef" * 4

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.manifest import parse_manifest
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.manifest.model import (
     AppManifest,
     Component,
     Content,
@@ -23,7 +22,8 @@ from containerd_shim_spin_v1.manifest_model import (
     RedisTrigger,
     Variable,
 )
-from containerd_shim_spin_v1.templates import literal, parse_template
+from containerd_shim_spin_v1.manifest.reader import parse_manifest
+from containerd_shim_spin_v1.manifest.templates import literal, parse_template
 from containerd_shimkit.errors import ManifestError
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4

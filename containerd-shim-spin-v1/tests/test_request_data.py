@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.request_data import (
+from containerd_shim_spin_v1.routing.request_data import (
     SPIN_HEADERS,
     RequestRefusedError,
     RouteData,
@@ -13,7 +13,7 @@ from containerd_shim_spin_v1.request_data import (
     request_host,
     request_target,
 )
-from containerd_shim_spin_v1.routes import Match, Router
+from containerd_shim_spin_v1.routing.v1 import Match, Router
 
 
 def match(base: str, route: str, path: str) -> Match:

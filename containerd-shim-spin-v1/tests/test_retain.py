@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.manifest import parse_manifest
-from containerd_shim_spin_v1.retain import retain_components
+from containerd_shim_spin_v1.manifest.reader import parse_manifest
+from containerd_shim_spin_v1.manifest.retain import retain_components
 from containerd_shim_spin_v1.settings import SettingError
 from containerd_shimkit.errors import ExitCode
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.routes import RoutePattern, Router, answer_reserved, is_reserved
+from containerd_shim_spin_v1.routing.v1 import RoutePattern, Router, answer_reserved, is_reserved
 
 
 @pytest.mark.parametrize(

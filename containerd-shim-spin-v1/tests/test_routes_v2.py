@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.routes_v2 import PatternRouter
+from containerd_shim_spin_v1.routing.v2 import PatternRouter
 
 
 @pytest.mark.parametrize(

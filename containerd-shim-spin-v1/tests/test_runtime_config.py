@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.runtime_config import load_runtime_config, parse_runtime_config
-from containerd_shim_spin_v1.runtime_config_model import (
+from containerd_shim_spin_v1.runtime_config.model import (
     AzureKeyVaultConfig,
     ClientTls,
     CosmosStore,
@@ -25,6 +24,7 @@ from containerd_shim_spin_v1.runtime_config_model import (
     StaticConfig,
     VaultConfig,
 )
+from containerd_shim_spin_v1.runtime_config.reader import load_runtime_config, parse_runtime_config
 from containerd_shimkit.errors import ManifestError, MissingFileError
 
 FULL = """\

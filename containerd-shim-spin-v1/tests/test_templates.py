@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.templates import (
+from containerd_shim_spin_v1.manifest.templates import (
     Literal,
     TemplateError,
     VariableRef,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.toml_source import (
+from containerd_shim_spin_v1.sources.toml_source import (
     MANIFEST_MAX_CHARS,
     KeyPath,
     load_toml,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from containerd_shim_spin_v1.dotenv_file import parse_dotenv
-from containerd_shim_spin_v1.manifest import parse_manifest
-from containerd_shim_spin_v1.runtime_config import parse_runtime_config
-from containerd_shim_spin_v1.runtime_config_model import RuntimeConfig
-from containerd_shim_spin_v1.variable_sources import make_providers
-from containerd_shim_spin_v1.variables import (
+from containerd_shim_spin_v1.manifest.reader import parse_manifest
+from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
+from containerd_shim_spin_v1.runtime_config.reader import parse_runtime_config
+from containerd_shim_spin_v1.sources.dotenv_file import parse_dotenv
+from containerd_shim_spin_v1.variables.sources import make_providers
+from containerd_shim_spin_v1.variables.values import (
     EnvironmentProvider,
     InvalidNameError,
     Provider,

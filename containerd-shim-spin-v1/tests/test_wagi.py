@@ -4,9 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.request_data import RouteDataTable
-from containerd_shim_spin_v1.routes import Router
-from containerd_shim_spin_v1.wagi import (
+from containerd_shim_spin_v1.abi.wagi import (
     INSUFFICIENT_TEXT,
     WagiError,
     parse_cgi_response,
@@ -14,6 +12,8 @@ from containerd_shim_spin_v1.wagi import (
     wagi_argv,
     wagi_env,
 )
+from containerd_shim_spin_v1.routing.request_data import RouteDataTable
+from containerd_shim_spin_v1.routing.v1 import Router
 
 DEFAULT_ARGV = "${SCRIPT_NAME} ${ARGS}"
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import wasmtime
 
-from containerd_shim_spin_v1 import abi
-from containerd_shim_spin_v1.abi import HttpResponse
-from containerd_shim_spin_v1.manifest_model import Executor
-from containerd_shim_spin_v1.wagi import CgiResponse, WagiError, parse_cgi_response
+from containerd_shim_spin_v1.abi import http as abi
+from containerd_shim_spin_v1.abi.http import HttpResponse
+from containerd_shim_spin_v1.abi.wagi import CgiResponse, WagiError, parse_cgi_response
+from containerd_shim_spin_v1.manifest.model import Executor
 from containerd_shimkit.errors import ModuleError
 from containerd_shimkit.output import OutputWriter
 from containerd_shimkit.wasm.engine import Ticker

@@ -14,12 +14,10 @@ from typing import Final
 
 import wasmtime
 
-from containerd_shim_spin_v1.assets import Assets
 from containerd_shim_spin_v1.component import Host, HttpComponent
-from containerd_shim_spin_v1.files import plan_files
-from containerd_shim_spin_v1.image_files import read_text
-from containerd_shim_spin_v1.manifest import parse_manifest
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.files.assets import Assets
+from containerd_shim_spin_v1.files.plan import plan_files
+from containerd_shim_spin_v1.manifest.model import (
     AppManifest,
     Component,
     Content,
@@ -28,13 +26,15 @@ from containerd_shim_spin_v1.manifest_model import (
     HttpTrigger,
     RegistrySource,
 )
-from containerd_shim_spin_v1.retain import SETTING as RETAIN_SETTING
-from containerd_shim_spin_v1.retain import retain_components
-from containerd_shim_spin_v1.routes import RouteFinder, Router
-from containerd_shim_spin_v1.routes_v2 import PatternRouter
-from containerd_shim_spin_v1.runtime_config import load_runtime_config
-from containerd_shim_spin_v1.runtime_config_model import RuntimeConfig
+from containerd_shim_spin_v1.manifest.reader import parse_manifest
+from containerd_shim_spin_v1.manifest.retain import SETTING as RETAIN_SETTING
+from containerd_shim_spin_v1.manifest.retain import retain_components
+from containerd_shim_spin_v1.routing.v1 import RouteFinder, Router
+from containerd_shim_spin_v1.routing.v2 import PatternRouter
+from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
+from containerd_shim_spin_v1.runtime_config.reader import load_runtime_config
 from containerd_shim_spin_v1.settings import MAX_MEMORY_SETTING, Settings
+from containerd_shim_spin_v1.sources.image_files import read_text
 from containerd_shim_spin_v1.triggers.http import HttpTrigger as HttpServing
 from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.engine import RuntimeContext

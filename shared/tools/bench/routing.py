@@ -6,7 +6,7 @@ import timeit
 from functools import partial
 
 from bench.machine import Json
-from containerd_shim_spin_v1.routes import Router
+from containerd_shim_spin_v1.routing.v1 import Router
 
 COUNTS = (1, 10, 100, 1000, 10_000)
 _MATCHES = 2000

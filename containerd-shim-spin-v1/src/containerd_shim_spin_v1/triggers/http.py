@@ -8,9 +8,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from containerd_shim_spin_v1.abi import METHODS
+from containerd_shim_spin_v1.abi.http import METHODS
+from containerd_shim_spin_v1.abi.wagi import wagi_argv, wagi_env
 from containerd_shim_spin_v1.component import HttpComponent
-from containerd_shim_spin_v1.request_data import (
+from containerd_shim_spin_v1.routing.request_data import (
     RequestRefusedError,
     RouteDataTable,
     client_address,
@@ -19,10 +20,9 @@ from containerd_shim_spin_v1.request_data import (
     request_host,
     request_target,
 )
-from containerd_shim_spin_v1.routes import Match, RouteFinder, answer_reserved
+from containerd_shim_spin_v1.routing.v1 import Match, RouteFinder, answer_reserved
 from containerd_shim_spin_v1.settings import Settings
 from containerd_shim_spin_v1.triggers.static import StaticResponder
-from containerd_shim_spin_v1.wagi import wagi_argv, wagi_env
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.http.deadlines import Deadlines
 from containerd_shimkit.http.server import Receive, Scope, Send, respond_text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from containerd_shim_spin_v1.abi import FRAMING
-from containerd_shim_spin_v1.manifest_model import HttpTrigger, StaticResponse
+from containerd_shim_spin_v1.abi.http import FRAMING
+from containerd_shim_spin_v1.manifest.model import HttpTrigger, StaticResponse
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from containerd_shim_spin_v1.allowed_hosts import ALLOW_ALL
-from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.globs import glob_fault
-from containerd_shim_spin_v1.manifest_fields import (
+from containerd_shim_spin_v1.files.globs import glob_fault
+from containerd_shim_spin_v1.manifest.fields import (
     plain,
     read_build,
     read_executor,
@@ -26,7 +24,7 @@ from containerd_shim_spin_v1.manifest_fields import (
     read_templates,
     read_variables,
 )
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.manifest.model import (
     AppManifest,
     Component,
     HostsField,
@@ -36,7 +34,7 @@ from containerd_shim_spin_v1.manifest_model import (
     Trigger,
     Variable,
 )
-from containerd_shim_spin_v1.manifest_rules import (
+from containerd_shim_spin_v1.manifest.rules import (
     base_fault,
     env_name_fault,
     env_value_fault,
@@ -46,9 +44,11 @@ from containerd_shim_spin_v1.manifest_rules import (
     printable_fault,
     route_fault,
 )
-from containerd_shim_spin_v1.templates import Template, literal
-from containerd_shim_spin_v1.toml_reader import Problems, Table
-from containerd_shim_spin_v1.toml_source import ParsedFile
+from containerd_shim_spin_v1.manifest.templates import Template, literal
+from containerd_shim_spin_v1.outbound.allowed_hosts import ALLOW_ALL
+from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
+from containerd_shim_spin_v1.sources.toml_reader import Problems, Table
+from containerd_shim_spin_v1.sources.toml_source import ParsedFile
 
 _OF_VERSION_2 = {
     "application": "is of version 2; for that, write `spin_manifest_version = 2`",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from containerd_shim_spin_v1.templates import Template
+from containerd_shim_spin_v1.manifest.templates import Template
 
 WAGI_ENTRYPOINT = "_start"
 WAGI_ARGV = "${SCRIPT_NAME} ${ARGS}"

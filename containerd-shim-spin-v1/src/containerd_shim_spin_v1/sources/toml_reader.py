@@ -14,7 +14,7 @@ from datetime import date, time
 from difflib import get_close_matches
 from typing import Any, TypeAlias, TypeVar
 
-from containerd_shim_spin_v1.toml_source import KeyPath, ParsedFile
+from containerd_shim_spin_v1.sources.toml_source import KeyPath, ParsedFile
 from containerd_shimkit.errors import ManifestError
 
 Rule: TypeAlias = Callable[[str], str | None]

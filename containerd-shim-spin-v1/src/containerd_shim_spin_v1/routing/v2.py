@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from containerd_shim_spin_v1.routes import (
+from containerd_shim_spin_v1.routing.v1 import (
     Match,
     Route,
     RoutePattern,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from containerd_shim_spin_v1.allowed_hosts import (
+from containerd_shim_spin_v1.outbound.allowed_hosts import (
     ALLOW_ALL,
     HostEntryError,
     authority,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from containerd_shim_spin_v1.json_source import load_json
-from containerd_shim_spin_v1.manifest_locked import parse_locked
-from containerd_shim_spin_v1.manifest_model import AppManifest
-from containerd_shim_spin_v1.manifest_v1 import parse_v1
-from containerd_shim_spin_v1.manifest_v2 import parse_v2
-from containerd_shim_spin_v1.toml_source import load_toml
+from containerd_shim_spin_v1.manifest.locked import parse_locked
+from containerd_shim_spin_v1.manifest.model import AppManifest
+from containerd_shim_spin_v1.manifest.v1 import parse_v1
+from containerd_shim_spin_v1.manifest.v2 import parse_v2
+from containerd_shim_spin_v1.sources.json_source import load_json
+from containerd_shim_spin_v1.sources.toml_source import load_toml
 
 LOCKED_SUFFIXES = (".json", ".lock")
 

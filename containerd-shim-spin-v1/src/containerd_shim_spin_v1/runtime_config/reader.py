@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from containerd_shim_spin_v1.allowed_hosts import HostEntryError, parse_host
-from containerd_shim_spin_v1.image_files import read_text
-from containerd_shim_spin_v1.manifest_rules import not_empty
-from containerd_shim_spin_v1.runtime_config_backends import (
+from containerd_shim_spin_v1.manifest.rules import not_empty
+from containerd_shim_spin_v1.outbound.allowed_hosts import HostEntryError, parse_host
+from containerd_shim_spin_v1.runtime_config.backends import (
     DATABASES,
     LLMS,
     STORES,
@@ -25,9 +24,10 @@ from containerd_shim_spin_v1.runtime_config_backends import (
     read_of_type,
     read_providers,
 )
-from containerd_shim_spin_v1.runtime_config_model import ClientTls, Network, RuntimeConfig
-from containerd_shim_spin_v1.toml_reader import Problems, Table
-from containerd_shim_spin_v1.toml_source import load_toml
+from containerd_shim_spin_v1.runtime_config.model import ClientTls, Network, RuntimeConfig
+from containerd_shim_spin_v1.sources.image_files import read_text
+from containerd_shim_spin_v1.sources.toml_reader import Problems, Table
+from containerd_shim_spin_v1.sources.toml_source import load_toml
 from containerd_shimkit.errors import MissingFileError
 
 FILE: Final = "runtime-config.toml"

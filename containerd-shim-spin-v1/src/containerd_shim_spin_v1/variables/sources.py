@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import assert_never
 
-from containerd_shim_spin_v1.dotenv_file import NAME, parse_dotenv
-from containerd_shim_spin_v1.image_files import read_text
-from containerd_shim_spin_v1.runtime_config_model import (
+from containerd_shim_spin_v1.runtime_config.model import (
     AzureKeyVaultConfig,
     EnvConfig,
     ProviderConfig,
@@ -19,7 +17,9 @@ from containerd_shim_spin_v1.runtime_config_model import (
     StaticConfig,
     VaultConfig,
 )
-from containerd_shim_spin_v1.variables import (
+from containerd_shim_spin_v1.sources.dotenv_file import NAME, parse_dotenv
+from containerd_shim_spin_v1.sources.image_files import read_text
+from containerd_shim_spin_v1.variables.values import (
     PREFIX,
     EnvironmentProvider,
     Provider,

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
-from containerd_shim_spin_v1.manifest_rules import label_v2_fault, not_empty
-from containerd_shim_spin_v1.runtime_config_model import (
+from containerd_shim_spin_v1.manifest.rules import label_v2_fault, not_empty
+from containerd_shim_spin_v1.manifest.templates import name_fault
+from containerd_shim_spin_v1.runtime_config.model import (
     AzureKeyVaultConfig,
     CosmosStore,
     DatabaseConfig,
@@ -27,8 +28,7 @@ from containerd_shim_spin_v1.runtime_config_model import (
     StoreConfig,
     VaultConfig,
 )
-from containerd_shim_spin_v1.templates import name_fault
-from containerd_shim_spin_v1.toml_reader import Rule, Table, nearest
+from containerd_shim_spin_v1.sources.toml_reader import Rule, Table, nearest
 
 _AUTHORITIES = ("AzurePublicCloud", "AzureChina", "AzureGermany", "AzureGovernment")
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.globs import glob_fault
-from containerd_shim_spin_v1.manifest_fields import (
+from containerd_shim_spin_v1.files.globs import glob_fault
+from containerd_shim_spin_v1.manifest.fields import (
     read_build,
     read_files,
     read_hosts,
@@ -19,8 +18,8 @@ from containerd_shim_spin_v1.manifest_fields import (
     read_templates,
     read_variables,
 )
-from containerd_shim_spin_v1.manifest_model import AppManifest, Component, Trigger, Variable
-from containerd_shim_spin_v1.manifest_rules import (
+from containerd_shim_spin_v1.manifest.model import AppManifest, Component, Trigger, Variable
+from containerd_shim_spin_v1.manifest.rules import (
     base_fault,
     env_name_fault,
     env_value_fault,
@@ -29,10 +28,11 @@ from containerd_shim_spin_v1.manifest_rules import (
     label_v2_fault,
     not_empty,
 )
-from containerd_shim_spin_v1.manifest_triggers import TriggerContext, read_address, read_trigger
-from containerd_shim_spin_v1.templates import Template, literal
-from containerd_shim_spin_v1.toml_reader import Problems, Table, nearest, type_name
-from containerd_shim_spin_v1.toml_source import ParsedFile
+from containerd_shim_spin_v1.manifest.templates import Template, literal
+from containerd_shim_spin_v1.manifest.triggers import TriggerContext, read_address, read_trigger
+from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
+from containerd_shim_spin_v1.sources.toml_reader import Problems, Table, nearest, type_name
+from containerd_shim_spin_v1.sources.toml_source import ParsedFile
 
 NO_COMPONENT_MODEL = (
     "composes WebAssembly components, which are not supported yet, only core modules"

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from containerd_shim_spin_v1.allowed_hosts import SKIPPED, AllowedHosts, HostEntryError
-from containerd_shim_spin_v1.manifest_model import AppManifest, Component, Variable
-from containerd_shim_spin_v1.templates import Template, name_fault
+from containerd_shim_spin_v1.manifest.model import AppManifest, Component, Variable
+from containerd_shim_spin_v1.manifest.templates import Template, name_fault
+from containerd_shim_spin_v1.outbound.allowed_hosts import SKIPPED, AllowedHosts, HostEntryError
 from containerd_shimkit.errors import ManifestError
 
 PREFIX: Final = "SPIN_VARIABLE"

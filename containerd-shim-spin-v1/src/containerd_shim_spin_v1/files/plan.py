@@ -20,8 +20,8 @@ from enum import Enum, auto
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from containerd_shim_spin_v1.globs import glob_fault, path_matcher, split_glob
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.files.globs import glob_fault, path_matcher, split_glob
+from containerd_shim_spin_v1.manifest.model import (
     Component,
     FileContent,
     FileEntry,

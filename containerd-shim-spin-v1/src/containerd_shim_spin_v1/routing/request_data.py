@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from containerd_shim_spin_v1.routes import Match, Route
+from containerd_shim_spin_v1.routing.v1 import Match, Route
 from containerd_shimkit.errors import InvalidArgumentError
 
 DEFAULT_HOST = "localhost"

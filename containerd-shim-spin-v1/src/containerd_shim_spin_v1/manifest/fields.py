@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
-from containerd_shim_spin_v1.files import entry_fault
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.files.plan import entry_fault
+from containerd_shim_spin_v1.manifest.model import (
     WAGI_ARGV,
     WAGI_ENTRYPOINT,
     Build,
@@ -20,7 +20,7 @@ from containerd_shim_spin_v1.manifest_model import (
     UrlSource,
     Variable,
 )
-from containerd_shim_spin_v1.manifest_rules import (
+from containerd_shim_spin_v1.manifest.rules import (
     digest_fault,
     not_empty,
     package_fault,
@@ -28,8 +28,8 @@ from containerd_shim_spin_v1.manifest_rules import (
     template_rule,
     url_fault,
 )
-from containerd_shim_spin_v1.templates import Template, name_fault, parse_template
-from containerd_shim_spin_v1.toml_reader import Rule, Table, nearest, type_name
+from containerd_shim_spin_v1.manifest.templates import Template, name_fault, parse_template
+from containerd_shim_spin_v1.sources.toml_reader import Rule, Table, nearest, type_name
 
 
 def read_variables(top: Table) -> dict[str, Variable]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from containerd_shim_spin_v1.manifest_fields import (
+from containerd_shim_spin_v1.manifest.fields import (
     plain,
     read_executor,
     read_route,
     read_static_response,
 )
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.manifest.model import (
     WAGI_ENTRYPOINT,
     CommandTrigger,
     HttpTrigger,
@@ -21,14 +21,14 @@ from containerd_shim_spin_v1.manifest_model import (
     Trigger,
     Variable,
 )
-from containerd_shim_spin_v1.manifest_rules import (
+from containerd_shim_spin_v1.manifest.rules import (
     address_rule,
     not_empty,
     route_fault,
     route_v2_fault,
 )
-from containerd_shim_spin_v1.templates import Template, literal, parse_template
-from containerd_shim_spin_v1.toml_reader import Table
+from containerd_shim_spin_v1.manifest.templates import Template, literal, parse_template
+from containerd_shim_spin_v1.sources.toml_reader import Table
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from containerd_shim_spin_v1.files import FilePlan
+from containerd_shim_spin_v1.files.plan import FilePlan
 from containerd_shimkit.errors import ManifestError
 
 _PLACES: Final = ("/tmp", "/dev/shm")  # the second for containers with a read-only rootfs

@@ -25,8 +25,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from containerd_shim_spin_v1.request_data import DEFAULT_HOST
-from containerd_shim_spin_v1.routes import Match
+from containerd_shim_spin_v1.routing.request_data import DEFAULT_HOST
+from containerd_shim_spin_v1.routing.v1 import Match
 from containerd_shimkit.errors import EngineError
 
 INSUFFICIENT_TEXT = b"Exactly one of 'location' or 'content-type' must be specified"

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from containerd_shim_spin_v1.allowed_hosts import SKIPPED, entry_fault
-from containerd_shim_spin_v1.manifest_model import Variable
-from containerd_shim_spin_v1.templates import TemplateError, parse_template
-from containerd_shim_spin_v1.toml_reader import Rule, nearest
+from containerd_shim_spin_v1.manifest.model import Variable
+from containerd_shim_spin_v1.manifest.templates import TemplateError, parse_template
+from containerd_shim_spin_v1.outbound.allowed_hosts import SKIPPED, entry_fault
+from containerd_shim_spin_v1.sources.toml_reader import Rule, nearest
 
 
 def not_empty(text: str) -> str | None:

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from containerd_shim_spin_v1.manifest_model import HostsField
+from containerd_shim_spin_v1.manifest.model import HostsField
 from containerd_shimkit.errors import ManifestError
 
 DEFAULT_PORTS: Final = {

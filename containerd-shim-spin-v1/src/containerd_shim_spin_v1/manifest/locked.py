@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from containerd_shim_spin_v1.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.files import entry_fault
-from containerd_shim_spin_v1.manifest_fields import read_hosts, read_templates
-from containerd_shim_spin_v1.manifest_model import (
+from containerd_shim_spin_v1.files.plan import entry_fault
+from containerd_shim_spin_v1.manifest.fields import read_hosts, read_templates
+from containerd_shim_spin_v1.manifest.model import (
     AppManifest,
     Component,
     Content,
@@ -29,7 +28,7 @@ from containerd_shim_spin_v1.manifest_model import (
     Trigger,
     Variable,
 )
-from containerd_shim_spin_v1.manifest_rules import (
+from containerd_shim_spin_v1.manifest.rules import (
     base_fault,
     digest_fault,
     env_name_fault,
@@ -38,11 +37,12 @@ from containerd_shim_spin_v1.manifest_rules import (
     not_empty,
     printable_fault,
 )
-from containerd_shim_spin_v1.manifest_triggers import TriggerContext, read_address, read_trigger
-from containerd_shim_spin_v1.manifest_v2 import NO_COMPONENT_MODEL
-from containerd_shim_spin_v1.templates import Template, literal, name_fault
-from containerd_shim_spin_v1.toml_reader import Problems, Table, nearest, shown
-from containerd_shim_spin_v1.toml_source import ParsedFile
+from containerd_shim_spin_v1.manifest.templates import Template, literal, name_fault
+from containerd_shim_spin_v1.manifest.triggers import TriggerContext, read_address, read_trigger
+from containerd_shim_spin_v1.manifest.v2 import NO_COMPONENT_MODEL
+from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
+from containerd_shim_spin_v1.sources.toml_reader import Problems, Table, nearest, shown
+from containerd_shim_spin_v1.sources.toml_source import ParsedFile
 
 _UNDERSTOOD = ("host_requirements", "component_host_requirements")
 _REQUIREMENTS = ("local_service_chaining",)
