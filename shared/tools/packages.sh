@@ -58,6 +58,13 @@ missing_of() {
             have apparmor_parser || echo apparmor
             have secilc || echo secilc
             ;;
+        servers) # what guests connect to in tests
+            have redis-server || echo redis-server
+            [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || echo postgresql
+            have mariadbd || echo mariadb-server
+            have mosquitto || echo mosquitto
+            have openssl || echo openssl
+            ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)
             echo "packages.sh: no group $1" >&2

@@ -1,0 +1,23 @@
+"""Debian's redis-server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from containerd_shimkit.testing.servers.process import Server, need_program, running_server
+
+
+@contextmanager
+def running_redis(*options: str) -> Iterator[Server]:
+    """A Redis server that keeps nothing. options: as on its command line."""
+    program = need_program("redis-server", "redis-server")
+
+    def command(server: Server) -> Sequence[str]:
+        return [
+            *(program, "--bind", server.host, "--port", str(server.port), "--save", ""),
+            *("--dir", str(server.directory), "--maxclients", "2000", *options),
+        ]
+
+    with running_server(command) as server:
+        yield server
