@@ -15,7 +15,8 @@ from containerd_shim_spin_v1.manifest.model import Executor
 from containerd_shimkit.errors import ModuleError
 from containerd_shimkit.output import OutputWriter
 from containerd_shimkit.wasm.engine import Ticker
-from containerd_shimkit.wasm.guest import AsyncImports, Guest, GuestTemplate
+from containerd_shimkit.wasm.guest import Guest, GuestTemplate
+from containerd_shimkit.wasm.imports import AsyncImports
 from containerd_shimkit.wasm.module import check_imports
 from containerd_shimkit.wasm.native import GuestExit
 from containerd_shimkit.wasm.preview1 import WasiTemplate, define_preview1, output_callback

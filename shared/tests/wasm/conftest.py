@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from containerd_shimkit.testing.guests import GuestHost, running_compiler
-from containerd_shimkit.wasm import guest
+from containerd_shimkit.wasm import guest, imports
 from containerd_shimkit.wasm.module import Compile
 
 
@@ -27,4 +27,4 @@ def no_leftovers() -> Iterator[None]:
     """However a guest ended, nothing is kept of it."""
     yield
     assert guest._guests == {}
-    assert guest._pending == {}
+    assert imports._pending == {}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.testing.guests import GuestHost
-from containerd_shimkit.wasm.guest import AsyncImport, Guest
+from containerd_shimkit.wasm.guest import Guest
+from containerd_shimkit.wasm.imports import AsyncImport, AsyncImports
 from containerd_shimkit.wasm.native import GuestTrap
 
 DEADLINE = 20.0  # seconds
@@ -185,3 +186,98 @@ def test_cancelled_import_may_end_in_its_own_way(host: GuestHost) -> None:
 
     asyncio.run(main())
     assert ended == [bytes(4)]
+
+
+FINISHING = """(module
+  (import "test" "text" (func $text (param f32 f64 i32)))
+  (memory (export "memory") 1)
+  (global $free (mut i32) (i32.const 1024))
+  (func (export "allocate") (param i32 i32 i32 i32) (result i32)
+    (global.set $free (i32.add (global.get $free) (local.get 3)))
+    (i32.sub (global.get $free) (local.get 3)))
+  (func (export "loop") (param i32 i32 i32 i32) (result i32) (loop $l (br $l)) unreachable)
+  (func (export "call") (param i32 i32 i32 i32) (result i32)
+    (call $text (f32.const 0) (f64.const 0) (i32.const 8)) (i32.const 0))
+  (func (export "trap") (param i32 i32 i32 i32) (result i32) unreachable)
+  (func (export "run") (param i32) (result i32)
+    (call $text (f32.const 1.5) (f64.const -2.25) (i32.const 8))
+    (call $text (f32.const 1.5) (f64.const -2.25) (i32.const 16))
+    (i32.load (i32.add (i32.const 8) (local.get 0)))))"""
+
+
+def call_finishing(host: GuestHost, allocator: bytes, *, waits: bool) -> tuple[int, list[Any]]:
+    """Call an import whose result is text, which the host puts where the guest says."""
+    seen: list[Any] = []
+
+    async def begin(_guest: Guest, *arguments: float) -> bytes:
+        seen.append(arguments)
+        if waits:
+            await asyncio.sleep(0)
+        return b"text"
+
+    def finish(guest: Guest, value: bytes, arguments: tuple[Any, ...]) -> int:
+        pointer = guest.call_short(guest.export(allocator), 0, 0, 1, len(value))
+        guest.write(pointer, value)
+        guest.write(arguments[2], pointer.to_bytes(4, "little"))
+        return 0
+
+    def define(imports: AsyncImports) -> None:
+        imports.define("test", "text", "fdi", begin, finish, result=False)
+
+    template = host.template(FINISHING, define=define)
+
+    async def run() -> int:
+        with host.guest(template) as guest:
+            async with asyncio.timeout(DEADLINE):
+                return await guest.call(guest.export(b"run"), 8)
+
+    return asyncio.run(run()), seen
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_allocator_is_called_while_the_guest_waits(host: GuestHost, waits: bool) -> None:
+    second, seen = call_finishing(host, b"allocate", waits=waits)
+    assert second == 1024 + len(b"text")
+    assert seen == [(1.5, -2.25, 8), (1.5, -2.25, 16)]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    ("allocator", "message"),
+    [
+        (b"loop", "waits where it must not"),
+        (b"call", "waits where it must not"),
+        (b"trap", "unreachable"),
+    ],
+)
+def test_an_allocator_that_does_not_return(
+    host: GuestHost, allocator: bytes, message: str, waits: bool
+) -> None:
+    if allocator == b"call" and not waits:
+        return  # it would call itself for ever, which the stack bounds: not to be waited for here
+    with pytest.raises(GuestTrap, match=message):
+        call_finishing(host, allocator, waits=waits)
+
+
+def test_what_the_host_fails_in_is_a_trap(
+    host: GuestHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before there is a coroutine, too: the guest ends, the process does not."""
+
+    def begin(_guest: Guest, _argument: int) -> Any:
+        raise ValueError("no such thing")
+
+    with pytest.raises(GuestTrap, match="the host call failed: no such thing"):
+        call(host, begin)
+    assert "Traceback" in caplog.text
+
+
+def test_what_the_guest_is_to_blame_for_is_its_trap(
+    host: GuestHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    def begin(guest: Guest, _argument: int) -> Any:
+        return guest.read(0xFFFF_0000, 8)
+
+    with pytest.raises(GuestTrap, match="the guest named 8 bytes at 0xffff0000"):
+        call(host, begin)
+    assert "Traceback" not in caplog.text

@@ -160,7 +160,7 @@ def test_instances_fit_a_short_address_space() -> None:
 @in_clean_process
 def test_engine_without_the_address_space_is_refused() -> None:
     shorten_address_space(16 << 30)
-    with pytest.raises(EngineError, match="cannot reserve 4035 GiB of address space for 1000 inst"):
+    with pytest.raises(EngineError, match="cannot reserve 4036 GiB of address space for 1000 inst"):
         create_engine(EngineSettings())
     shorten_address_space(2 << 30)
     assert fit_instances(1) == 0

@@ -14,7 +14,8 @@ from itertools import chain, repeat
 from typing import Final
 
 from containerd_shimkit.errors import ModuleError
-from containerd_shimkit.wasm.guest import Guest, GuestTrap, put_all, take
+from containerd_shimkit.wasm.guest import Guest, put_all, take
+from containerd_shimkit.wasm.native import GuestTrap
 
 HANDLER: Final = b"handle-http-request"
 REALLOC: Final = b"canonical_abi_realloc"

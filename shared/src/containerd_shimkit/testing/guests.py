@@ -15,7 +15,8 @@ import wasmtime
 
 from containerd_shimkit.wasm.compiler import request_compiled
 from containerd_shimkit.wasm.engine import EngineSettings, Ticker, compiler_config, create_engine
-from containerd_shimkit.wasm.guest import AsyncImport, Guest, GuestTemplate
+from containerd_shimkit.wasm.guest import Guest, GuestTemplate
+from containerd_shimkit.wasm.imports import AsyncImport, AsyncImports
 from containerd_shimkit.wasm.module import Compile
 from containerd_shimkit.wasm.preview1 import WasiTemplate, define_preview1, output_callback
 
@@ -72,16 +73,23 @@ class GuestHost:
         self._keep: list[Any] = []
 
     def template(
-        self, module: str | bytes, imports: Mapping[str, tuple[str, AsyncImport]] | None = None
+        self,
+        module: str | bytes,
+        imports: Mapping[str, tuple[str, AsyncImport]] | None = None,
+        define: Callable[[AsyncImports], None] = lambda _: None,
     ) -> GuestTemplate:
-        """Link a module, text or binary. imports: name -> (parameters, implementation), of the
-        module ``test``; WASI preview 1 is there too."""
+        """Link a module, text or binary; WASI preview 1 is there.
+
+        imports: name -> (parameters, implementation), of the module ``test``.  define: defines
+        more.
+        """
         wasm = bytes(wasmtime.wat2wasm(module))
         compiled = wasmtime.Module.deserialize(self.engine, compile_wasm(wasm))
         linker = wasmtime.Linker(self.engine)
         defined = define_preview1(linker)
         for name, (parameters, implementation) in (imports or {}).items():
             defined.define("test", name, parameters, implementation)
+        define(defined)
         return GuestTemplate(self.engine, linker, compiled, defined)
 
     def guest(

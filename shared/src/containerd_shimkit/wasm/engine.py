@@ -23,8 +23,8 @@ _WASM_STACK_BYTES: Final = 512 << 10  # wasmtime's default, stated because fiber
 _FIBER_STACK_BYTES: Final = 1 << 20
 _KEEP_RESIDENT_BYTES: Final = 64 << 10  # of a slot, zeroed by memset: cheaper than madvise
 # Address space of a slot: a memory of 4 GiB and its guard of 32 MiB, wasmtime's defaults, which
-# the compiled code relies on; a stack, two tables and the instance.
-_SLOT_BYTES: Final = (4 << 30) + (32 << 20) + (4 << 20)
+# the compiled code relies on; two stacks, two tables and the instance.
+_SLOT_BYTES: Final = (4 << 30) + (32 << 20) + (5 << 20)
 _PROT_NONE: Final = 0  # <sys/mman.h>
 
 WASMTIME_VERSION: Final = version("wasmtime")
@@ -103,7 +103,7 @@ def create_engine(settings: EngineSettings) -> wasmtime.Engine:
             "total_core_instances": count,
             "total_memories": count,
             "total_tables": count * 2,
-            "total_stacks": count,
+            "total_stacks": count * 2,  # one more where an import calls the guest's allocator
             "max_memory_size": settings.max_memory_bytes,
             "max_tables_per_module": 2,
             "table_elements": 100_000,

@@ -16,11 +16,11 @@ import asyncio
 import ctypes
 import struct
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from ctypes import byref, c_int64, c_size_t, c_uint64, c_void_p
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import wasmtime
 
@@ -55,7 +55,12 @@ _whole_memories: dict[int, memoryview] = {}
 """By address. A pool's slots lie where they lie, so there are no more than it has slots."""
 
 _guests: dict[int, Guest] = {}
-"""Running guests by the address of their store's context: how an import finds its caller."""
+"""Running guests by the address of their store's context."""
+
+
+def guest_of(context: int) -> Guest:
+    """Return the running guest of a store's context: how an import finds its caller."""
+    return _guests[context]
 
 
 class GuestMemoryError(native.GuestError):
@@ -96,6 +101,13 @@ class _Frame:
         return entry
 
 
+class Waiting(Protocol):
+    """The imports of a linker that may wait; see ``imports.AsyncImports``."""
+
+    names: set[tuple[str, str | None]]
+    """Module and name of each."""
+
+
 class GuestTemplate:
     """A module linked and ready to be instantiated; shared by all requests of a component."""
 
@@ -104,7 +116,7 @@ class GuestTemplate:
         engine: wasmtime.Engine,
         linker: wasmtime.Linker,
         module: wasmtime.Module,
-        imports: AsyncImports,
+        imports: Waiting,
     ) -> None:
         self._keep = (engine, linker, module, imports)
         self._pre = linker.instantiate_pre(module)
@@ -128,17 +140,26 @@ class Guest:
         "_ticker",
         "_waiting",
         "clock_origin_ns",
+        "state",
     )
 
     def __init__(
-        self, template: GuestTemplate, ticker: Ticker, *, wasi_config: Any, max_memory_bytes: int
+        self,
+        template: GuestTemplate,
+        ticker: Ticker,
+        *,
+        wasi_config: Any,
+        max_memory_bytes: int,
+        state: Any = None,
     ) -> None:
         """Instantiate. ``wasi_config`` is owned by the guest from here on.
 
+        state: whatever imports need to know of who calls them.
         Raises GuestTrap if the start function traps or the pool has no slot left.
         """
         self._template = template
         self._ticker = ticker
+        self.state = state
         self._waiting: asyncio.Future[Any] | None = None
         self._memory: Any = None
         self._frame: _Frame | None
@@ -242,6 +263,20 @@ class Guest:
                 self._check(frame, failure)
             pointers.append(raws[0] & _U32_MASK)
         return pointers
+
+    @contextmanager
+    def within_import(self) -> Iterator[None]:
+        """Allow ``call_short`` and ``allocate`` while the guest waits for an import.
+
+        They run on a fiber of their own, nested in the one that waits, and what they raise is for
+        the import to turn into a trap.
+        """
+        context = self._open_frame().context
+        native.set_epoch_deadline(context, _SHORT_TICKS)
+        try:
+            yield
+        finally:
+            native.set_epoch_deadline(context, _ONE_TICK)
 
     async def call(self, function: Any, *arguments: int, results: int = 1) -> int:
         """Call an exported function of i32 parameters and zero or one i32 ``results``.
@@ -372,110 +407,3 @@ def _packer(count: int) -> struct.Struct:
     assert native.VAL_I32 == 0
     rest = native.VAL_SIZE - native.VAL_PAYLOAD - 4
     return struct.Struct("<" + f"{native.VAL_PAYLOAD}xI{rest}x" * count)
-
-
-# Asynchronous imports
-
-AsyncImport = Callable[..., Coroutine[Any, Any, int]]
-"""``async def f(guest, *arguments) -> int``: arguments as unsigned integers, one i32 result."""
-
-
-class _PendingImport:
-    """A host call under way: what wasmtime's continuation asks for."""
-
-    __slots__ = ("results", "task", "trap_return")
-
-    def __init__(self, task: asyncio.Task[int], results: int, trap_return: int) -> None:
-        self.task = task
-        self.results = results
-        self.trap_return = trap_return
-
-
-_pending: dict[int, _PendingImport] = {}
-
-
-def _set_trap(trap_return: int, message: str) -> None:
-    data = message.encode(errors="replace")
-    c_void_p.from_address(trap_return).value = native.trap_new(data, len(data))
-
-
-def _poll_import(token: int) -> bool:
-    """wasmtime asks, on the guest's fiber: is the host call done? Then its result is stored."""
-    pending = _pending[token]
-    if not pending.task.done():
-        return False
-    try:
-        value = pending.task.result() & _U32_MASK
-    except asyncio.CancelledError:
-        _set_trap(pending.trap_return, "the host call was cancelled")
-    except Exception as exc:
-        _set_trap(pending.trap_return, f"the host call failed: {exc}")
-    else:
-        ctypes.c_uint8.from_address(pending.results).value = native.VAL_I32
-        payload = ctypes.c_uint32.from_address(pending.results + native.VAL_PAYLOAD)
-        payload.value = value
-    return True
-
-
-def _finish_import(token: int) -> None:
-    pending = _pending.pop(token)
-    if not pending.task.done():
-        pending.task.cancel()
-
-
-_poll_callback = native.ContinuationCallback(_poll_import)
-_finish_callback = native.Finalizer(_finish_import)
-
-
-class AsyncImports:
-    """Defines asynchronous imports in a linker and keeps their C callbacks alive."""
-
-    def __init__(self, linker: wasmtime.Linker) -> None:
-        self._linker = linker
-        self._keep: list[Any] = []
-        self.names: set[tuple[str, str | None]] = set()
-        """Module and name of every import defined here."""
-
-    def define(self, module: str, name: str, parameters: str, implementation: AsyncImport) -> None:
-        """Define an import; ``parameters``: a letter each, ``i`` i32, ``l`` i64; result i32."""
-        kinds = {"i": wasmtime.ValType.i32, "l": wasmtime.ValType.i64}
-        type_ = wasmtime.FuncType([kinds[p]() for p in parameters], [wasmtime.ValType.i32()])
-        callback = native.AsyncCallback(_entry(implementation, parameters))
-        self._keep.append(callback)
-        self.names.add((module, name))
-        native.define_async_func(self._linker, module, name, type_, callback)
-
-
-def _entry(implementation: AsyncImport, parameters: str) -> Callable[..., None]:
-    """Return what wasmtime calls on the guest's fiber when it calls the import."""
-    types = [ctypes.c_uint32 if p == "i" else ctypes.c_uint64 for p in parameters]
-
-    def enter(
-        _env: int,
-        caller: int,
-        arguments: int,
-        _argument_count: int,
-        results: int,
-        _result_count: int,
-        trap_return: int,
-        continuation_return: int,
-    ) -> None:
-        guest = _guests[native.caller_context(caller)]
-        values = [
-            kind.from_address(arguments + index * native.VAL_SIZE + native.VAL_PAYLOAD).value
-            for index, kind in enumerate(types)
-        ]
-        task = asyncio.get_running_loop().create_task(implementation(guest, *values))
-        guest.suspend_until(task)
-        # The task lives as long as the entry, so its address is a token nobody else has.
-        token = id(task)
-        _pending[token] = _PendingImport(task, results, trap_return)
-        continuation = native.Continuation.from_address(continuation_return)
-        continuation.callback = _poll_callback
-        continuation.env = token
-        continuation.finalizer = _finish_callback
-
-    return enter
-
-
-__all__ = ["AsyncImports", "Guest", "GuestMemoryError", "GuestTemplate", "GuestTrap"]

@@ -16,7 +16,8 @@ import wasmtime
 
 from containerd_shimkit.errors import EngineError
 from containerd_shimkit.wasm import native
-from containerd_shimkit.wasm.guest import AsyncImports, Guest
+from containerd_shimkit.wasm.guest import Guest
+from containerd_shimkit.wasm.imports import AsyncImports
 
 MODULE: Final = "wasi_snapshot_preview1"
 
