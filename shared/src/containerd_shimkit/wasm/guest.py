@@ -140,6 +140,7 @@ class Guest:
         "_ticker",
         "_waiting",
         "clock_origin_ns",
+        "may_call_imports",
         "state",
     )
 
@@ -160,6 +161,8 @@ class Guest:
         self._template = template
         self._ticker = ticker
         self.state = state
+        self.may_call_imports = True
+        """Not while an import calls its allocator."""
         self._waiting: asyncio.Future[Any] | None = None
         self._memory: Any = None
         self._frame: _Frame | None
@@ -273,9 +276,11 @@ class Guest:
         """
         context = self._open_frame().context
         native.set_epoch_deadline(context, _SHORT_TICKS)
+        self.may_call_imports = False
         try:
             yield
         finally:
+            self.may_call_imports = True
             native.set_epoch_deadline(context, _ONE_TICK)
 
     async def call(self, function: Any, *arguments: int, results: int = 1) -> int:

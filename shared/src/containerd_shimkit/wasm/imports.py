@@ -179,6 +179,9 @@ def _entry(
         continuation.env = None
         continuation.finalizer = _no_finalizer
         guest = guest_of(native.caller_context(caller))
+        if not guest.may_call_imports:
+            _set_trap(trap_return, "the guest calls an import where it must not: in its allocator")
+            return
         values = tuple(kind.from_address(arguments + at).value for kind, at in arguments_at)
         try:
             task = _start(implementation(guest, *values))
