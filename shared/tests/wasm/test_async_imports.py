@@ -279,3 +279,15 @@ def test_what_the_guest_is_to_blame_for_is_its_trap(
     with pytest.raises(GuestTrap, match="the guest named 8 bytes at 0xffff0000"):
         call(host, begin)
     assert "Traceback" not in caplog.text
+
+
+def test_a_start_function_that_calls_an_import(host: GuestHost) -> None:
+    """What the import is to read is in a memory that is not known yet."""
+
+    def begin(guest: Guest, argument: int) -> Any:
+        return guest.read(argument, 8)
+
+    text = TEXT.replace('(memory (export "memory") 1)', '(memory (export "memory") 1) (start $s)')
+    text = text[:-1] + "(func $s (drop (call $f (i32.const 0)))))"
+    with pytest.raises(GuestTrap, match="needs its memory as it starts"):
+        call(host, begin, text=text)

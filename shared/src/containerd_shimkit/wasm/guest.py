@@ -356,8 +356,13 @@ class Guest:
         self._memory = memory
 
     def memory(self) -> memoryview:
-        """Return the guest's memory as it is now. Not to be used once the guest has run again."""
+        """Return the guest's memory as it is now. Not to be used once the guest has run again.
+
+        Raises GuestMemoryError while its start function runs: none is known yet then.
+        """
         context = self._open_frame().context
+        if self._memory is None:
+            raise GuestMemoryError("the guest calls an import that needs its memory as it starts")
         address = native.memory_data(context, self._memory)
         whole = _whole_memories.get(address)
         if whole is None:
