@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -205,7 +206,9 @@ FINISHING = """(module
     (i32.load (i32.add (i32.const 8) (local.get 0)))))"""
 
 
-def call_finishing(host: GuestHost, allocator: bytes, *, waits: bool) -> tuple[int, list[Any]]:
+def call_finishing(
+    host: GuestHost, allocator: bytes, *, waits: bool, pauses: int = 0
+) -> tuple[int, list[Any]]:
     """Call an import whose result is text, which the host puts where the guest says."""
     seen: list[Any] = []
 
@@ -215,7 +218,11 @@ def call_finishing(host: GuestHost, allocator: bytes, *, waits: bool) -> tuple[i
             await asyncio.sleep(0)
         return b"text"
 
-    def finish(guest: Guest, value: bytes, arguments: tuple[Any, ...]) -> int:
+    def finish(
+        guest: Guest, value: bytes, arguments: tuple[Any, ...]
+    ) -> Generator[None, None, int]:
+        for _ in range(pauses):
+            yield
         pointer = guest.call_short(guest.export(allocator), 0, 0, 1, len(value))
         guest.write(pointer, value)
         guest.write(arguments[2], pointer.to_bytes(4, "little"))
@@ -234,9 +241,12 @@ def call_finishing(host: GuestHost, allocator: bytes, *, waits: bool) -> tuple[i
     return asyncio.run(run()), seen
 
 
+@pytest.mark.parametrize("pauses", [0, 1, 3])
 @pytest.mark.parametrize("waits", [False, True])
-def test_the_allocator_is_called_while_the_guest_waits(host: GuestHost, waits: bool) -> None:
-    second, seen = call_finishing(host, b"allocate", waits=waits)
+def test_the_allocator_is_called_while_the_guest_waits(
+    host: GuestHost, waits: bool, pauses: int
+) -> None:
+    second, seen = call_finishing(host, b"allocate", waits=waits, pauses=pauses)
     assert second == 1024 + len(b"text")
     assert seen == [(1.5, -2.25, 8), (1.5, -2.25, 16)]
 

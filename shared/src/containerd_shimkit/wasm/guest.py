@@ -395,7 +395,9 @@ def put(memory: memoryview, pointer: int, data: bytes) -> None:
     memory[pointer:end] = data
 
 
-def put_all(memory: memoryview, pointers: Iterable[int], texts: Iterable[bytes]) -> None:
+def put_all(
+    memory: memoryview, pointers: Iterable[int], texts: Iterable[bytes | bytearray]
+) -> None:
     """Do ``put`` for each pointer, none of them negative, and its text."""
     size = len(memory)
     for pointer, text in zip(pointers, texts, strict=True):

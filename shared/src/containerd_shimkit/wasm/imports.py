@@ -12,7 +12,7 @@ import asyncio
 import ctypes
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from ctypes import c_void_p
 from typing import Any, Final
 
@@ -35,19 +35,24 @@ AsyncImport = Callable[..., Coroutine[Any, Any, Any]]
 Integers are unsigned. What it raises becomes a trap; so does what the coroutine raises.
 """
 
-Finish = Callable[[Guest, Any, tuple[Any, ...]], int]
+Finish = Callable[[Guest, Any, tuple[Any, ...]], Generator[None, None, int]]
 """``f(guest, value, arguments)`` gets what the coroutine returned, and the arguments once more.
 
-Called on the fiber, within ``Guest.within_import``. Returns the import's i32 result, if it has one.
+Run on the fiber, within ``Guest.within_import``. Where it yields, others are served: the guest's
+memory may have moved afterwards. Returns the import's i32 result, if it has one.
 """
 
 log = logging.getLogger(__name__)
 
 
+class _NotFinished(Exception):
+    """There is more to hand over."""
+
+
 class _PendingImport:
     """A host call under way: what wasmtime's continuation asks for."""
 
-    __slots__ = ("arguments", "finish", "guest", "results", "task", "trap_return")
+    __slots__ = ("arguments", "finish", "finishing", "guest", "results", "task", "trap_return")
 
     def __init__(
         self,
@@ -62,19 +67,21 @@ class _PendingImport:
         self.task = task
         self.arguments = arguments
         self.finish = finish
+        self.finishing: Generator[None, None, int] | None = None
         self.results = results
         """Address of the result; 0 if there is none."""
         self.trap_return = trap_return
 
-    def hand_over(self) -> None:
-        """Store the result, or a trap in its place."""
+    def hand_over(self) -> bool:
+        """Store the result, or a trap in its place. Returns whether that is done."""
         try:
             value = self.task.result()
             if self.finish is not None:
-                with self.guest.within_import():
-                    value = self.finish(self.guest, value, self.arguments)
+                value = self._finished(self.finish, value)
             if self.results:
                 _set_i32(self.results, value)
+        except _NotFinished:
+            return False
         except asyncio.CancelledError:
             _set_trap(self.trap_return, "the host call was cancelled")
         except native.GuestError as exc:
@@ -82,6 +89,17 @@ class _PendingImport:
         except Exception as exc:
             log.exception("a host call failed")
             _set_trap(self.trap_return, f"the host call failed: {exc}")
+        return True
+
+    def _finished(self, finish: Finish, value: Any) -> Any:
+        if self.finishing is None:
+            self.finishing = finish(self.guest, value, self.arguments)
+        with self.guest.within_import():
+            try:
+                next(self.finishing)
+            except StopIteration as end:
+                return end.value
+        raise _NotFinished
 
 
 _pending: dict[int, _PendingImport] = {}
@@ -101,10 +119,7 @@ def _set_i32(results: int, value: int) -> None:
 def _poll_import(token: int) -> bool:
     """wasmtime asks, on the guest's fiber: is the host call done? Then its result is stored."""
     pending = _pending[token]
-    if not pending.task.done():
-        return False
-    pending.hand_over()
-    return True
+    return pending.task.done() and pending.hand_over()
 
 
 def _finish_import(token: int) -> None:
@@ -196,10 +211,10 @@ def _entry(
             guest, task, values, finish, results if has_result else 0, trap_return
         )
         # Many have nothing to wait for.
-        if task.done():
-            pending.hand_over()
+        if not task.done():
+            guest.suspend_until(task)
+        elif pending.hand_over():
             return
-        guest.suspend_until(task)
         # The task lives as long as the entry, so its address is a token nobody else has.
         token = id(task)
         _pending[token] = pending

@@ -1,0 +1,25 @@
+"""What one guest has of the host: who it is, where it may connect to, and what it has open."""
+
+from __future__ import annotations
+
+from containerd_shim_spin_v1.host.services import Services
+from containerd_shim_spin_v1.manifest.model import Component
+from containerd_shim_spin_v1.outbound.access import OutboundAccess
+
+
+class Instance:
+    """Made for each guest, and closed after it."""
+
+    __slots__ = ("access", "component", "services")
+
+    def __init__(self, component: Component, access: OutboundAccess, services: Services) -> None:
+        self.component = component
+        self.access = access
+        self.services = services
+
+    @property
+    def component_id(self) -> str:
+        return self.component.id
+
+    async def close(self) -> None:
+        """Close what the guest left open."""
