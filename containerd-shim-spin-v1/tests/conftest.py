@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from containerd_shim_spin_v1 import engine as engine_module
-from containerd_shim_spin_v1.engine import HttpApp, SpinEngine
+from containerd_shim_spin_v1.engine import SpinApp, SpinEngine
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.http.server import listen
 from containerd_shimkit.output import OutputWriter
@@ -78,7 +78,7 @@ class SpinImage:
             stderr=OutputWriter(self._files[1]),
         )
 
-    def prepare(self, **env: str) -> HttpApp:
+    def prepare(self, **env: str) -> SpinApp:
         """Return the prepared app."""
         return SpinEngine().prepare(self.context(**env))
 
@@ -88,18 +88,20 @@ class SpinImage:
         app, self.stop, ready = self.prepare(**env), asyncio.Event(), asyncio.Event()
         engine = SpinEngine()
         engine.listen(app)
-        task = asyncio.create_task(engine.serve(app, ready.set, self.stop))
-        waiting = asyncio.create_task(ready.wait())
-        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            waiting.cancel()
-            await task
         try:
-            yield self.sockets[-1].getsockname()[1]
+            task = asyncio.create_task(engine.serve(app, ready.set, self.stop))
+            waiting = asyncio.create_task(ready.wait())
+            await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                waiting.cancel()
+                await task
+            try:
+                yield self.sockets[-1].getsockname()[1]
+            finally:
+                self.stop.set()
+                async with asyncio.timeout(30):
+                    assert await task == 0
         finally:
-            self.stop.set()
-            async with asyncio.timeout(30):
-                assert await task == 0
             engine.close(app)
 
     def run(self, main: Callable[[int], Coroutine[Any, Any, None]], **env: str) -> None:

@@ -1,27 +1,24 @@
-"""A component ready to serve: its module linked, and one instance for each request."""
+"""A component ready to serve: its module linked, and one instance for each call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
 import wasmtime
 
-from containerd_shim_spin_v1.abi import http as abi
-from containerd_shim_spin_v1.abi.http import HttpResponse
-from containerd_shim_spin_v1.abi.wagi import CgiResponse, WagiError, parse_cgi_response
-from containerd_shim_spin_v1.manifest.model import Executor
-from containerd_shimkit.errors import ModuleError
+from containerd_shim_spin_v1.abi.exports import Exports, read_exports
+from containerd_shim_spin_v1.abi.interfaces import INTERFACES
+from containerd_shim_spin_v1.host.instance import Instance
+from containerd_shim_spin_v1.host.services import Services
+from containerd_shim_spin_v1.manifest.model import Component
+from containerd_shim_spin_v1.outbound.access import OutboundAccess
 from containerd_shimkit.output import OutputWriter
 from containerd_shimkit.wasm.engine import Ticker
 from containerd_shimkit.wasm.guest import Guest, GuestTemplate
 from containerd_shimkit.wasm.imports import AsyncImports
 from containerd_shimkit.wasm.module import check_imports
-from containerd_shimkit.wasm.native import GuestExit
 from containerd_shimkit.wasm.preview1 import WasiTemplate, define_preview1, output_callback
-
-_MAX_WAGI_OUTPUT_BYTES: Final = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,57 +32,57 @@ class Host:
 
     @classmethod
     def create(cls, engine: wasmtime.Engine) -> Host:
-        """Define every host interface once for all components."""
+        """Define WASI once for all components."""
         linker = wasmtime.Linker(engine)
         return cls(engine, linker, define_preview1(linker), Ticker(engine))
 
+    def provide(self, module: wasmtime.Module, name: str) -> None:
+        """Define what ``module`` imports of the host's interfaces; most import few functions.
+
+        name: what messages call the module.  Raises ModuleError for what there is nothing of.
+        """
+        for wanted in module.imports:
+            interface = INTERFACES.get(wanted.module)
+            if interface is not None and (wanted.module, wanted.name) not in self.imports.names:
+                interface.define(self.imports, wanted.name or "")
+        check_imports(module, self.linker, wasmtime.Store(self.engine), name)
+
 
 @dataclass(slots=True)
-class HttpComponent:
-    """A component of the HTTP trigger."""
+class LinkedComponent:
+    """A component whose module is linked; triggers call it in their own ways."""
 
-    id: str
-    executor: Executor
+    component: Component
+    name: str
+    """What messages call its module."""
+    exports: Exports
     template: GuestTemplate
     wasi: WasiTemplate
     ticker: Ticker
     max_memory_bytes: int
     stdout: Any
     stderr: Any
+    _used: tuple[OutboundAccess, Services] | None = field(default=None, init=False)
 
     @classmethod
     def link(
         cls,
         host: Host,
-        component_id: str,
+        component: Component,
         module: wasmtime.Module,
-        executor: Executor,
         wasi: WasiTemplate,
         *,
         name: str,
         max_memory_bytes: int,
         stdout: OutputWriter,
         stderr: OutputWriter,
-    ) -> HttpComponent:
-        """Check that the module fits its executor and link it.
-
-        name: what messages call the module. Raises ModuleError.
-        """
-        check_imports(module, host.linker, wasmtime.Store(host.engine), name)
-        exports = {export.name: _function_type(export.type) for export in module.exports}
-        # Whatever else had this name would be read as a memory, which ends the process.
-        if not any(
-            export.name == "memory" and isinstance(export.type, wasmtime.MemoryType)
-            for export in module.exports
-        ):
-            exports.pop("memory", None)
-        if executor.type == "wagi":
-            _check_entrypoint(exports, executor.entrypoint, name)
-        else:
-            abi.check_exports(exports, name)
+    ) -> LinkedComponent:
+        """Link a module. Raises ModuleError."""
+        host.provide(module, name)
         return cls(
-            id=component_id,
-            executor=executor,
+            component=component,
+            name=name,
+            exports=read_exports(module),
             template=GuestTemplate(host.engine, host.linker, module, host.imports),
             wasi=wasi,
             ticker=host.ticker,
@@ -94,63 +91,41 @@ class HttpComponent:
             stderr=output_callback(stderr.write),
         )
 
-    async def handle(
-        self, method: int, uri: bytes, headers: list[bytes], body: bytes
-    ) -> HttpResponse:
-        """Answer a request by the Spin executor; see ``abi.handle_request``. Raises GuestError."""
-        config = self.wasi.config(self.stdout, self.stderr)
-        with self._instantiate(config) as guest:
-            return await abi.handle_request(guest, method, uri, headers, body)
+    @property
+    def id(self) -> str:
+        return self.component.id
 
-    async def run_wagi(
-        self, arguments: Sequence[str], environment: Sequence[tuple[str, str]], body: bytes
-    ) -> CgiResponse:
-        """Answer a request by the WAGI executor. Raises GuestError, WagiError."""
-        output = bytearray()
-        overflow = False
+    def use(self, services: Services) -> None:
+        """Set what guests may ask of, before the first is called."""
+        self._used = OutboundAccess(self.component, services.variables), services
 
-        def collect(data: bytes) -> None:
-            nonlocal overflow
-            if len(output) + len(data) > _MAX_WAGI_OUTPUT_BYTES:
-                overflow = True
-            else:
-                output.extend(data)
-
-        stdout = output_callback(collect)
-        config = self.wasi.config(
-            stdout, self.stderr, stdin=body, arguments=arguments, environment=environment
-        )
-        with self._instantiate(config) as guest:
-            guest.use_memory(guest.export(abi.MEMORY))
-            try:
-                entrypoint = guest.export(self.executor.entrypoint.encode())
-                await guest.call(entrypoint, results=0)
-            except GuestExit as exc:
-                if exc.status != 0:
-                    raise
-        if overflow:
-            raise WagiError(f"the output exceeds {_MAX_WAGI_OUTPUT_BYTES} bytes")
-        return parse_cgi_response(bytes(output))
-
-    def _instantiate(self, wasi_config: Any) -> Guest:
-        return Guest(
+    def start(self, wasi_config: Any) -> RunningGuest:
+        """Return a new guest, for ``async with``; it owns ``wasi_config``. Raises GuestTrap."""
+        assert self._used is not None, "use comes first"
+        instance = Instance(self.component, *self._used)
+        guest = Guest(
             self.template,
             self.ticker,
             wasi_config=wasi_config,
             max_memory_bytes=self.max_memory_bytes,
+            state=instance,
         )
+        return RunningGuest(guest, instance)
 
 
-def _function_type(type_: Any) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    if not isinstance(type_, wasmtime.FuncType):
-        return None
-    return tuple(map(str, type_.params)), tuple(map(str, type_.results))
+class RunningGuest:
+    """A guest and what it has open; an asynchronous context manager that ends both."""
 
+    __slots__ = ("_guest", "_instance")
 
-def _check_entrypoint(exports: dict[str, Any], entrypoint: str, name: str) -> None:
-    if entrypoint not in exports:
-        raise ModuleError(f"{name}: exports no function {entrypoint!r}, the wagi entrypoint")
-    if exports[entrypoint] != ((), ()):
-        raise ModuleError(f"{name}: the wagi entrypoint {entrypoint!r} takes or returns values")
-    if "memory" not in exports:
-        raise ModuleError(f"{name}: exports no memory named 'memory'")
+    def __init__(self, guest: Guest, instance: Instance) -> None:
+        self._guest = guest
+        self._instance = instance
+
+    async def __aenter__(self) -> Guest:
+        return self._guest
+
+    async def __aexit__(self, *_: object) -> None:
+        self._guest.close()
+        if self._instance.has_open:
+            await self._instance.close()

@@ -1,8 +1,8 @@
-"""The ABI of Spin 1.x HTTP components: core modules made with wit-bindgen 0.2.
+"""The ABI of Spin 1.x HTTP components: core modules made with wit-bindgen.
 
-The host allocates with the guest's ``canonical_abi_realloc`` and hands over; what the guest
-returns is copied and freed with the instance. Layouts are those of ``spin-http.wit``, lowered by
-the rules of wit-bindgen 0.2.
+The host allocates with the guest's own allocator and hands over; what the guest returns is copied
+and freed with the instance. Layouts are those of ``spin-http.wit``, the same for wit-bindgen 0.2
+and for the later ones that Spin 1.4 and 1.5 use; only the names differ.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Final
 
-from containerd_shimkit.errors import ModuleError
+from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC, REALLOC, Handler
 from containerd_shimkit.wasm.guest import Guest, put_all, take
 from containerd_shimkit.wasm.native import GuestTrap
 
-HANDLER: Final = b"handle-http-request"
-REALLOC: Final = b"canonical_abi_realloc"
 MEMORY: Final = b"memory"
 
 METHODS: Final = {
@@ -27,8 +25,13 @@ METHODS: Final = {
 }
 """Any other method has no value in the interface and is answered 405."""
 
-_HANDLER_TYPE: Final = (("i32",) * 10, ("i32",))
-_REALLOC_TYPE: Final = (("i32",) * 4, ("i32",))
+HANDLERS: Final = (
+    Handler(b"handle-http-request", REALLOC, (("i32",) * 10, ("i32",))),
+    Handler(
+        b"fermyon:spin/inbound-http#handle-request", CURRENT_REALLOC, (("i32",) * 10, ("i32",))
+    ),
+)
+"""Of Spin 1.0, and of 1.4 and later."""
 
 # status u16@0; headers: tag u8@4, pointer@8, length@12; body: tag u8@16, pointer@20, length@24
 _RESPONSE: Final = struct.Struct("<H2xB3xIIB3xII")
@@ -69,36 +72,8 @@ class HttpResponse:
     body: bytes
 
 
-def check_exports(
-    exports: dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None], name: str
-) -> None:
-    """Raise ModuleError unless a module with these exports is a Spin 1.x HTTP component.
-
-    exports: parameter and result types by name, None for what is no function.
-    """
-    wanted = {HANDLER: _HANDLER_TYPE, REALLOC: _REALLOC_TYPE}
-    for export, type_ in wanted.items():
-        found = exports.get(export.decode())
-        if found is None:
-            raise ModuleError(
-                f"{name}: exports no function {export.decode()!r}: it is no Spin HTTP component "
-                '(a program with a main function wants executor = { type = "wagi" })'
-            )
-        if found != type_:
-            raise ModuleError(
-                f"{name}: function {export.decode()!r} has type {_described(found)}, "
-                f"not {_described(type_)}"
-            )
-    if MEMORY.decode() not in exports:
-        raise ModuleError(f"{name}: exports no memory named 'memory'")
-
-
-def _described(type_: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
-    return f"({', '.join(type_[0])}) -> ({', '.join(type_[1])})"
-
-
 async def handle_request(
-    guest: Guest, method: int, uri: bytes, headers: list[bytes], body: bytes
+    guest: Guest, handler: Handler, method: int, uri: bytes, headers: list[bytes], body: bytes
 ) -> HttpResponse:
     """Call the guest's handler. headers: names and values in turn.
 
@@ -109,7 +84,7 @@ async def handle_request(
     count = len(headers) // 2
     # In this order, which guests may see: uri, array of headers, their texts, params, body.
     pointers = guest.allocate(
-        guest.export(REALLOC),
+        guest.export(handler.realloc),
         [
             (1, len(uri)),
             (4, count * _PAIR.size),
@@ -122,7 +97,7 @@ async def handle_request(
     array = struct.pack(f"<{count * 4}I", *chain.from_iterable(zip(text_at, sizes, strict=True)))
     put_all(guest.memory(), (uri_at, array_at, *text_at, body_at), (uri, array, *headers, body))
     result = await guest.call(
-        guest.export(HANDLER),
+        guest.export(handler.function),
         *(method, uri_at, len(uri), array_at, count),
         *(params_at, 0, _SOME, body_at, len(body)),
     )

@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from containerd_shim_spin_v1.abi.canonical import AbiError, Blocks, Enum, Lifting, Result, Type
+from containerd_shim_spin_v1.abi.exports import REALLOC
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shimkit.wasm.guest import Guest, put_all
 from containerd_shimkit.wasm.imports import AsyncImports
-
-REALLOC: Final = b"canonical_abi_realloc"
-CURRENT_REALLOC: Final = b"cabi_realloc"
-"""Of the component model, and so of guests made for Spin 1.4 and later."""
 
 _SLICE_SECONDS: Final = 0.005
 _BATCH: Final = 64  # blocks allocated between two looks at the clock
@@ -56,10 +53,11 @@ class Interface:
     error: ErrorOf
     realloc: bytes = REALLOC
 
-    def define(self, imports: AsyncImports) -> None:
-        """Define the functions in a linker."""
+    def define(self, imports: AsyncImports, name: str) -> None:
+        """Define a function in a linker, if there is one of this name."""
         for function in self.functions:
-            _Import(self, function).define(imports)
+            if function.name == name:
+                _Import(self, function).define(imports)
 
 
 class _Import:

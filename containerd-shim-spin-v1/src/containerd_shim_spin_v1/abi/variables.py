@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from containerd_shim_spin_v1.abi.canonical import STRING, Result, Variant
-from containerd_shim_spin_v1.abi.imports import CURRENT_REALLOC, Function, Interface
+from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC
+from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.variables.values import (
     InvalidNameError,

@@ -21,5 +21,10 @@ class Instance:
     def component_id(self) -> str:
         return self.component.id
 
+    @property
+    def has_open(self) -> bool:
+        """Whether there is anything to close."""
+        return False
+
     async def close(self) -> None:
         """Close what the guest left open."""

@@ -1,15 +1,57 @@
-"""The host interfaces of an app: made in the event loop that serves, closed when it ends."""
+"""The host interfaces of an app.
+
+``ServiceSources`` is what they are made of, read when the app is prepared; ``Services`` are they
+themselves, made in the event loop that serves, in each process that does, and closed at its end.
+"""
 
 from __future__ import annotations
 
-from containerd_shim_spin_v1.variables.values import Variables
+from dataclasses import dataclass
+from pathlib import Path
+
+from containerd_shim_spin_v1.manifest.model import AppManifest
+from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
+from containerd_shim_spin_v1.variables.sources import make_providers
+from containerd_shim_spin_v1.variables.values import Provider, Variables
+from containerd_shimkit.engine import RuntimeContext
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSources:
+    """What the manifest, the runtime configuration and the environment say."""
+
+    manifest: AppManifest
+    config: RuntimeConfig
+    providers: list[Provider]
+
+    @classmethod
+    def read(
+        cls, root: Path, context: RuntimeContext, manifest: AppManifest, config: RuntimeConfig
+    ) -> ServiceSources:
+        """Read the files that are named.
+
+        root: of the container's files.  Raises ManifestError, MissingFileError.
+        """
+        providers = make_providers(root, context.env, config, manifest.manifest_version)
+        return cls(manifest, config, providers)
 
 
 class Services:
     """Everything that components of the app share."""
 
-    def __init__(self, variables: Variables) -> None:
-        self.variables = variables
+    def __init__(self, sources: ServiceSources) -> None:
+        self.variables = Variables(sources.manifest, sources.providers)
+
+    @classmethod
+    async def open(cls, sources: ServiceSources) -> Services:
+        """Return the services. Raises ProviderError for variables that have no value."""
+        services = cls(sources)
+        try:
+            await services.variables.check_required()
+        except BaseException:
+            await services.close()
+            raise
+        return services
 
     async def close(self) -> None:
         """End every connection."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from containerd_shim_spin_v1.abi.http import METHODS
 from containerd_shim_spin_v1.abi.wagi import wagi_argv, wagi_env
-from containerd_shim_spin_v1.component import HttpComponent
+from containerd_shim_spin_v1.http_component import HttpComponent
 from containerd_shim_spin_v1.routing.request_data import (
     RequestRefusedError,
     RouteDataTable,

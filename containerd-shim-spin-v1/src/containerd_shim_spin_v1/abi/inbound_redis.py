@@ -1,0 +1,37 @@
+"""The ABI of components that take messages of Redis channels.
+
+Source: Spin 1.5 wit/ephemeral/spin-redis.wit, wit/preview2/inbound-redis.wit; the layout is that of
+``expected<unit, error>``, an enum in a byte after the byte that says which of both it is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC, REALLOC, Handler
+from containerd_shim_spin_v1.abi.http import MEMORY
+from containerd_shimkit.wasm.guest import Guest
+
+HANDLERS: Final = (
+    Handler(b"handle-redis-message", REALLOC, (("i32",) * 2, ("i32",))),
+    Handler(
+        b"fermyon:spin/inbound-redis#handle-message", CURRENT_REALLOC, (("i32",) * 2, ("i32",))
+    ),
+)
+
+
+class MessageFailedError(Exception):
+    """The guest says that it could not handle a message."""
+
+
+async def handle_message(guest: Guest, handler: Handler, payload: bytes) -> None:
+    """Call the guest's handler.
+
+    Raises MessageFailedError, GuestTrap, GuestExit, GuestMemoryError.
+    """
+    guest.use_memory(guest.export(MEMORY))
+    (at,) = guest.allocate(guest.export(handler.realloc), [(1, len(payload))])
+    guest.write(at, payload)
+    result = await guest.call(guest.export(handler.function), at, len(payload))
+    if guest.read(result, 1) != b"\0":
+        raise MessageFailedError("the component returned an error")

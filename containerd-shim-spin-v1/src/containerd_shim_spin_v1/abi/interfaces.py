@@ -1,0 +1,12 @@
+"""Every interface that guests may import, by the name of its module."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from containerd_shim_spin_v1.abi import variables
+from containerd_shim_spin_v1.abi.imports import Interface
+
+INTERFACES: Final[dict[str, Interface]] = {
+    interface.module: interface for interface in variables.INTERFACES
+}
