@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,24 @@ source = "two.wasm"
 """
 
 
+def no_tls() -> ssl.SSLContext:
+    raise AssertionError("nobody is asked")
+
+
 class Known:
     """A provider that knows some variables, and remembers what it was asked."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = values
         self.asked: list[str] = []
+        self.closed = False
 
     async def get(self, name: str) -> str | None:
         self.asked.append(name)
         return self.values.get(name)
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class Broken:
@@ -66,6 +75,9 @@ class Broken:
 
     async def get(self, name: str) -> str | None:
         raise ProviderError(f"vault: {name}: connection refused")
+
+    async def close(self) -> None:
+        pass
 
 
 def variables(*providers: Any) -> Variables:
@@ -117,6 +129,18 @@ def test_required_variables_are_checked_at_once() -> None:
         "no value for required variable token: set SPIN_VARIABLE_TOKEN in the container's "
         "environment"
     )
+
+
+def test_variables_with_a_default_are_not_asked_for_at_the_start() -> None:
+    known = Known({"token": ""})
+    asyncio.run(variables(known).check_required())
+    assert known.asked == ["token"]
+
+
+def test_close_closes_all_providers() -> None:
+    providers = [Known({}), Known({})]
+    asyncio.run(variables(*providers).close())
+    assert all(provider.closed for provider in providers)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +219,7 @@ def test_providers_of_the_runtime_configuration_come_first(tmp_path: Path) -> No
     (tmp_path / "volume" / "mine.env").write_text("MINE_B=mine\nMINE_A=never\n")
     env = {"SPIN_VARIABLE_A": "never", "SPIN_VARIABLE_B": "never", "MINE_C": "env"}
     config = parse_runtime_config(CONFIG)
-    providers = make_providers(tmp_path, env, config, 2)
+    providers = make_providers(tmp_path, env, config, 2, no_tls)
     assert asyncio.run(found(providers, "abcde")) == ["static", "mine", "env", "dotenv", None]
 
 
@@ -208,7 +232,7 @@ async def found(providers: Sequence[Provider], names: str) -> list[str | None]:
 
 
 def test_usual_providers(tmp_path: Path) -> None:
-    providers = make_providers(tmp_path, {"SPIN_CONFIG_A": "x"}, RuntimeConfig(), 1)
+    providers = make_providers(tmp_path, {"SPIN_CONFIG_A": "x"}, RuntimeConfig(), 1, no_tls)
     assert asyncio.run(found(providers, "ab")) == ["x", None]
 
 
@@ -216,8 +240,6 @@ def test_usual_providers(tmp_path: Path) -> None:
     ("lines", "error", "message"),
     [
         ("type = 'env'\ndotenv_path = 'x'", MissingFileError, "/x: no such file: a variables pr"),
-        ("type = 'vault'\nurl = 'http://v'\ntoken = 't'\nmount = 'm'", ManifestError,
-         "variables provider 'vault' is not supported yet"),
         ("type = 'azure_key_vault'\nvault_url = 'https://v'", ManifestError,
          "variables provider 'azure_key_vault' is not supported yet"),
     ],
@@ -227,13 +249,13 @@ def test_provider_that_cannot_be(
 ) -> None:
     config = parse_runtime_config(f"[[variables_provider]]\n{lines}\n")
     with pytest.raises(error, match=message):
-        make_providers(tmp_path, {}, config, 2)
+        make_providers(tmp_path, {}, config, 2, no_tls)
 
 
 def test_bad_dotenv_of_the_image(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("'A")
     with pytest.raises(ManifestError, match=r"^/\.env:1: is no NAME=value"):
-        make_providers(tmp_path, {}, RuntimeConfig(), 2)
+        make_providers(tmp_path, {}, RuntimeConfig(), 2, no_tls)
 
 
 def test_prefix_of_ones_own() -> None:

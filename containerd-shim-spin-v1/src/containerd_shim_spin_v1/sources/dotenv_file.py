@@ -6,6 +6,9 @@ import io
 from collections.abc import Mapping
 from typing import Final
 
+from dotenv.parser import parse_stream
+from dotenv.variables import parse_variables
+
 from containerd_shimkit.errors import ManifestError
 
 NAME: Final = ".env"
@@ -17,10 +20,6 @@ def parse_dotenv(text: str, env: Mapping[str, str], file: str = NAME) -> dict[st
     ``${NAME}`` stands for an assignment above, or what ``env`` has. A name without ``=`` has no
     value and is left out.  Raises ManifestError naming the line that is no assignment.
     """
-    # Few images hold this file.
-    from dotenv.parser import parse_stream
-    from dotenv.variables import parse_variables
-
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
         if binding.error:

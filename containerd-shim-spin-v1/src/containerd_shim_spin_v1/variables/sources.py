@@ -1,11 +1,13 @@
 """The providers of an app's variables: those that the runtime configuration names, then the usual.
 
-Vault and Azure Key Vault are read from the configuration and refused here until there is one.
+Files are read when the providers are made; those that ask a server connect when they are asked,
+in the event loop, and so may be made before there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import assert_never
 
@@ -19,12 +21,14 @@ from containerd_shim_spin_v1.runtime_config.model import (
 )
 from containerd_shim_spin_v1.sources.dotenv_file import NAME, parse_dotenv
 from containerd_shim_spin_v1.sources.image_files import read_text
+from containerd_shim_spin_v1.variables.cached import CachedProvider
 from containerd_shim_spin_v1.variables.values import (
     PREFIX,
     EnvironmentProvider,
     Provider,
     environment_providers,
 )
+from containerd_shim_spin_v1.variables.vault import VaultProvider
 from containerd_shimkit.errors import ManifestError, MissingFileError
 
 
@@ -38,25 +42,34 @@ class StaticProvider:
         """See ``Provider``."""
         return self._values.get(name)
 
+    async def close(self) -> None:
+        """See ``Provider``."""
+
 
 def make_providers(
-    root: Path, env: Mapping[str, str], config: RuntimeConfig, manifest_version: int
+    root: Path,
+    env: Mapping[str, str],
+    config: RuntimeConfig,
+    manifest_version: int,
+    tls: Callable[[], ssl.SSLContext],
 ) -> list[Provider]:
     """Return all providers of an app in the order in which they are asked.
 
-    root: of the container's files.  env: of the container.  Raises ManifestError for a provider
-    there is none for yet and for a bad ``.env`` file, MissingFileError for one that is not there
-    and that the configuration names.
+    root: of the container's files.  env: of the container.  tls: makes the context for servers, when
+    one is asked.  Raises ManifestError for a provider there is none for yet and for a bad ``.env``
+    file, MissingFileError for one that is not there and that the configuration names.
     """
     providers: list[Provider] = []
     for entry in config.variables_providers:
-        providers += _configured(root, env, entry)
+        providers += _configured(root, env, entry, tls)
     text = read_text(root / NAME, f"/{NAME}")
     dotenv = {} if text is None else parse_dotenv(text, env, f"/{NAME}")
     return [*providers, *environment_providers(manifest_version, env, dotenv)]
 
 
-def _configured(root: Path, env: Mapping[str, str], entry: ProviderConfig) -> list[Provider]:
+def _configured(
+    root: Path, env: Mapping[str, str], entry: ProviderConfig, tls: Callable[[], ssl.SSLContext]
+) -> list[Provider]:
     match entry:
         case StaticConfig(values):
             return [StaticProvider(values)]
@@ -71,7 +84,8 @@ def _configured(root: Path, env: Mapping[str, str], entry: ProviderConfig) -> li
                     raise MissingFileError(f"{name}: no such file: a variables provider names it")
                 found.append(EnvironmentProvider(parse_dotenv(text, env, name), given))
             return found
-        case VaultConfig() | AzureKeyVaultConfig():
-            kind = "vault" if isinstance(entry, VaultConfig) else "azure_key_vault"
-            raise ManifestError(f"variables provider {kind!r} is not supported yet")
+        case VaultConfig():
+            return [CachedProvider(VaultProvider(entry, tls))]
+        case AzureKeyVaultConfig():
+            raise ManifestError("variables provider 'azure_key_vault' is not supported yet")
     assert_never(entry)

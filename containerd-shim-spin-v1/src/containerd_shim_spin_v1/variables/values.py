@@ -47,6 +47,9 @@ class Provider(Protocol):
         name: as the manifest has it.  Raises ProviderError if that cannot be found out.
         """
 
+    async def close(self) -> None:
+        """End every connection."""
+
 
 class EnvironmentProvider:
     """Variables of an environment, in capitals and after a prefix."""
@@ -59,6 +62,9 @@ class EnvironmentProvider:
     async def get(self, name: str) -> str | None:
         """See ``Provider``."""
         return self._env.get(self._prefix + name.upper())
+
+    async def close(self) -> None:
+        """See ``Provider``."""
 
 
 def environment_providers(
@@ -123,14 +129,23 @@ class Variables:
         return AllowedHosts.parse(entries, self._ids)
 
     async def check_required(self) -> None:
-        """Raise ProviderError naming every variable that has no value."""
-        missing = [name for name in self._declared if await self._find(name) is None]
+        """Raise ProviderError naming every variable that has no value.
+
+        Only those without a default are asked for.
+        """
+        required = [name for name, declared in self._declared.items() if declared.default is None]
+        missing = [name for name in required if await self._find(name) is None]
         if missing:
             wanted = ", ".join(f"{PREFIX}_{name.upper()}" for name in missing)
             raise ProviderError(
                 f"no value for required variable {', '.join(missing)}: set {wanted} in the "
                 "container's environment"
             )
+
+    async def close(self) -> None:
+        """End the providers' connections."""
+        for provider in self._providers:
+            await provider.close()
 
     async def _value(self, name: str) -> str:
         value = await self._find(name)
