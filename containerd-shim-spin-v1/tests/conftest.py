@@ -34,6 +34,7 @@ class SpinImage:
         self.compiler = compiler
         self.sockets: list[Any] = []
         self.stop = asyncio.Event()
+        self.ca_bundle: int | None = None
         self._manifest = HEAD + 'trigger = { type = "http", base = "/" }\n'
         self._stdout, self._stderr = directory / "stdout", directory / "stderr"
         self._files = [os.open(p, os.O_CREAT | os.O_RDWR) for p in (self._stdout, self._stderr)]
@@ -74,6 +75,7 @@ class SpinImage:
             memory_limit_bytes=512 << 20,
             processors=1,
             compile=self.compiler,
+            ca_bundle=self.ca_bundle,
             stdout=OutputWriter(self._files[0]),
             stderr=OutputWriter(self._files[1]),
         )

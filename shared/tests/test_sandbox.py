@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from containerd_shimkit.certificates import BUNDLES
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.linux import seccomp
 from containerd_shimkit.linux.capabilities import plan_sets
@@ -112,10 +113,13 @@ async def test_init_has_its_own_descriptors_only(tmp_path: Path, namespace: str)
         for created in (first, pid):
             found = descriptors_of(created)
             assert {found.pop(fd) for fd in (0, 1, 2)} == {"/dev/null"}
-            [control] = found.values()
-            assert control.startswith("socket:")
+            # The node's certificates, where it has any, and the socket to the shim.
+            files = {link for link in found.values() if not link.startswith("socket:")}
+            assert files <= set(map(os.path.realpath, BUNDLES))
+            assert len(found) - len(files) == 1
         await running.start("c")
-        kinds = {link.partition(":")[0] for link in descriptors_of(pid).values()}
+        links = set(descriptors_of(pid).values()) - files
+        kinds = {link.partition(":")[0] for link in links}
         # The loop's own: epoll, eventfd, the pair that signals wake it by.
         assert kinds <= {"/dev/null", "socket", "anon_inode", "pipe"}, descriptors_of(pid)
 

@@ -28,6 +28,8 @@ class RuntimeContext:
     """How many the CPU quota amounts to, rounded up; 1 without quota."""
     compile: Callable[[int, str], int]
     """Descriptor of a ``.wasm`` file, its name for messages -> descriptor of its compiled form."""
+    ca_bundle: int | None
+    """Descriptor of the certificate authorities that the node trusts, PEM; None without any."""
     stdout: OutputWriter
     """The container's standard output; never blocks."""
     stderr: OutputWriter

@@ -37,14 +37,23 @@ _MAX_TERMINATION_BYTES: Final = 4096  # what kubelet reads
 log = logging.getLogger(__name__)
 
 
-def run(request: SandboxRequest, control: Control, engine: Engine, compiler: socket.socket) -> int:
-    """Serve the app, and leave with its exit code; return the code of one that never served."""
+def run(
+    request: SandboxRequest,
+    control: Control,
+    engine: Engine,
+    compiler: socket.socket,
+    ca_bundle: int | None,
+) -> int:
+    """Serve the app, and leave with its exit code; return the code of one that never served.
+
+    ca_bundle: see ``RuntimeContext``.
+    """
     stdout, stderr = OutputWriter(1), OutputWriter(2)
     _log_to(stderr)
     if request.bundle.spec.linux.seccomp and not seccomp_available():
         log.warning("%s", NOT_APPLIED)  # where a user of Kubernetes can see it
     os.environ.clear()  # it was containerd's
-    context = _context(request, compiler, stdout, stderr)
+    context = _context(request, compiler, ca_bundle, stdout, stderr)
     app: Any = None
     failure: ShimError | None = None
     try:
@@ -90,7 +99,11 @@ def _log_to(stderr: OutputWriter) -> None:
 
 
 def _context(
-    request: SandboxRequest, compiler: socket.socket, stdout: OutputWriter, stderr: OutputWriter
+    request: SandboxRequest,
+    compiler: socket.socket,
+    ca_bundle: int | None,
+    stdout: OutputWriter,
+    stderr: OutputWriter,
 ) -> RuntimeContext:
     spec = request.bundle.spec
     memory = (spec.linux.resources.get("memory") or {}).get("limit")
@@ -102,6 +115,7 @@ def _context(
         memory_limit_bytes=memory if memory and memory > 0 else None,
         processors=usable_processors(spec.linux.resources, len(os.sched_getaffinity(0))),
         compile=lambda wasm, name: request_compiled(compiler, wasm, name),
+        ca_bundle=ca_bundle,
         stdout=stdout,
         stderr=stderr,
     )

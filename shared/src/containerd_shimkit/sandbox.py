@@ -30,6 +30,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from containerd_shimkit import init, pause
+from containerd_shimkit.certificates import open_bundle
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine
 from containerd_shimkit.errors import (
@@ -166,6 +167,7 @@ def _init(
     setproctitle(
         f"{request.kind.binary} {role} -namespace {request.namespace} -id {request.task_id}"
     )
+    ca_bundle = None if request.bundle.is_pause else open_bundle()
     try:
         warnings += _isolate(request, control, plan, cgroup)
     except OrdinaryCommand:
@@ -175,7 +177,7 @@ def _init(
     if request.bundle.is_pause:
         compiler.close()
         return pause.run(request, control)
-    return init.run(request, control, _new_engine(request.kind), compiler)
+    return init.run(request, control, _new_engine(request.kind), compiler, ca_bundle)
 
 
 def _leave(number: int, _frame: Any) -> None:

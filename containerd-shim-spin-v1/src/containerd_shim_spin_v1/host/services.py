@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.manifest.model import AppManifest
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
+from containerd_shim_spin_v1.runtime_config.reader import config_directory
 from containerd_shim_spin_v1.variables.sources import make_providers
 from containerd_shim_spin_v1.variables.values import Provider, Variables
 from containerd_shimkit.engine import RuntimeContext
@@ -23,6 +25,7 @@ class ServiceSources:
     manifest: AppManifest
     config: RuntimeConfig
     providers: list[Provider]
+    tls: TlsContexts
 
     @classmethod
     def read(
@@ -32,14 +35,24 @@ class ServiceSources:
 
         root: of the container's files.  Raises ManifestError, MissingFileError.
         """
-        providers = make_providers(root, context.env, config, manifest.manifest_version)
-        return cls(manifest, config, providers)
+        tls = TlsContexts(
+            config,
+            context.env,
+            directory=config_directory(context.env),
+            root=root,
+            ca_bundle=context.ca_bundle,
+        )
+        tls.check()
+        version = manifest.manifest_version
+        providers = make_providers(root, context.env, config, version, tls.default)
+        return cls(manifest, config, providers, tls)
 
 
 class Services:
     """Everything that components of the app share."""
 
     def __init__(self, sources: ServiceSources) -> None:
+        self._providers = sources.providers
         self.variables = Variables(sources.manifest, sources.providers)
 
     @classmethod
@@ -55,3 +68,5 @@ class Services:
 
     async def close(self) -> None:
         """End every connection."""
+        for provider in self._providers:
+            await provider.close()

@@ -31,16 +31,8 @@ from containerd_shim_spin_v1.outbound.allowed_hosts import (
 )
 from containerd_shim_spin_v1.runtime_config.model import ClientTls, RuntimeConfig
 from containerd_shim_spin_v1.sources.image_files import read_text
+from containerd_shimkit.certificates import BUNDLES
 from containerd_shimkit.errors import ManifestError
-
-BUNDLES: Final = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
-    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # CentOS
-    "/etc/ssl/ca-bundle.pem",  # SUSE
-    "/etc/ssl/cert.pem",  # Alpine, BSD
-)
-"""Where a distribution has the certificates that it trusts, in one file."""
 
 _MOST_FILES: Final = 1000
 _MOST_BUNDLE_BYTES: Final = 4 << 20

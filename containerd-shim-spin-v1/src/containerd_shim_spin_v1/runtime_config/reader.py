@@ -43,13 +43,22 @@ def load_runtime_config(root: Path, env: Mapping[str, str]) -> RuntimeConfig:
     each fault, MissingFileError if the file that ``env`` names is not there.
     """
     named = env.get(SETTING)
-    name = f"/{named.lstrip('/')}" if named else f"/{FILE}"
+    name = str(_path(env))
     text = read_text(root / name.lstrip("/"), name)
     if text is not None:
         return parse_runtime_config(text, name)
     if named:
         raise MissingFileError(f"{name}: no such file: {SETTING} names it")
     return RuntimeConfig()
+
+
+def config_directory(env: Mapping[str, str]) -> Path:
+    """Return the directory in the container that the configuration's relative paths start from."""
+    return _path(env).parent
+
+
+def _path(env: Mapping[str, str]) -> Path:
+    return Path("/", (env.get(SETTING) or FILE).lstrip("/"))
 
 
 def parse_runtime_config(text: str, file: str = FILE) -> RuntimeConfig:

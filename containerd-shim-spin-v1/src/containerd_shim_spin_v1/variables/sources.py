@@ -55,9 +55,9 @@ def make_providers(
 ) -> list[Provider]:
     """Return all providers of an app in the order in which they are asked.
 
-    root: of the container's files.  env: of the container.  tls: makes the context for servers, when
-    one is asked.  Raises ManifestError for a provider there is none for yet and for a bad ``.env``
-    file, MissingFileError for one that is not there and that the configuration names.
+    root: of the container's files.  env: of the container.  tls: makes the context for servers,
+    when one is asked.  Raises ManifestError for a provider there is none for yet and for a bad
+    ``.env`` file, MissingFileError for one that is not there and that the configuration names.
     """
     providers: list[Provider] = []
     for entry in config.variables_providers:
