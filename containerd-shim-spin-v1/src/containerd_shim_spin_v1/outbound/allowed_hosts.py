@@ -16,6 +16,7 @@ Source: Spin 3.6 crates/outbound-networking-config/src/allowed_hosts.rs; WHATWG 
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  the codec, which is looked for when a name is encoded
 import ipaddress
 import re
 import socket

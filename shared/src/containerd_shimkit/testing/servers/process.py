@@ -86,6 +86,11 @@ class Server:
 
         eventually(accepts, f"{process.args!r} accepts connections", _START_SECONDS)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the running server."""
+        assert self._process is not None, "the server does not run"
+        self._process.send_signal(number)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the server; ``start`` runs it again, on the same port with the same files."""
         process, self._process = self._process, None
@@ -130,14 +135,17 @@ def server_directory() -> Iterator[Path]:
 
 @contextmanager
 def running_server(
-    command: Callable[[Server], Sequence[str]], prepare: Callable[[Server], None] | None = None
+    command: Callable[[Server], Sequence[str]],
+    prepare: Callable[[Server], None] | None = None,
+    address: tuple[str, int] | None = None,
 ) -> Iterator[Server]:
     """A server that accepts connections.
 
     command: returns the command line.  prepare: makes its files before the first start.
+    address: None is any free one.
     """
     with server_directory() as directory:
-        server = Server(directory, command, free_address())
+        server = Server(directory, command, address or free_address())
         try:
             if prepare is not None:
                 prepare(server)
