@@ -11,13 +11,14 @@ import pytest
 import uvloop
 import wasmtime
 
+from containerd_shim_spin_v1.component_logs import ComponentLogs
 from containerd_shim_spin_v1.files.assets import Assets
 from containerd_shim_spin_v1.host.services import Services, ServiceSources
 from containerd_shim_spin_v1.loading import link_components
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 from containerd_shim_spin_v1.settings import Settings
-from containerd_shim_spin_v1.triggers.command import CommandTrigger
+from containerd_shim_spin_v1.triggers.command import CommandRun
 from containerd_shimkit.errors import ModuleError
 
 PROBE = Path(__file__).parent / "guests" / "wagi_probe.wasm"
@@ -48,15 +49,17 @@ def run(
     async def main() -> int:
         services = await Services.open(sources)
         settings = Settings.load(context.env, context.memory_limit_bytes)
-        assets = Assets()
-        components = link_components(image.root, manifest.components, context, settings, assets)
+        assets, logs = Assets(), ComponentLogs(image.root, None)
+        components = link_components(
+            image.root, manifest.components, context, settings, logs, assets
+        )
         components["once"].use(services)
         stop = asyncio.Event()
         if stop_after is not None:
             asyncio.get_running_loop().call_later(stop_after, stop.set)
         try:
             async with asyncio.timeout(30):
-                return await CommandTrigger(components["once"], arguments).run(stop)
+                return await CommandRun(components["once"], arguments).run(stop)
         finally:
             assets.remove()
             await services.close()

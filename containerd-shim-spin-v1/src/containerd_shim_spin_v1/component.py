@@ -9,11 +9,11 @@ import wasmtime
 
 from containerd_shim_spin_v1.abi.exports import Exports, read_exports
 from containerd_shim_spin_v1.abi.interfaces import INTERFACES
+from containerd_shim_spin_v1.component_logs import Output
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.services import Services
 from containerd_shim_spin_v1.manifest.model import Component
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
-from containerd_shimkit.output import OutputWriter
 from containerd_shimkit.wasm.engine import Ticker
 from containerd_shimkit.wasm.guest import Guest, GuestTemplate
 from containerd_shimkit.wasm.imports import AsyncImports
@@ -74,8 +74,8 @@ class LinkedComponent:
         *,
         name: str,
         max_memory_bytes: int,
-        stdout: OutputWriter,
-        stderr: OutputWriter,
+        stdout: Output,
+        stderr: Output,
     ) -> LinkedComponent:
         """Link a module. Raises ModuleError."""
         host.provide(module, name)

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from containerd_shimkit.errors import ManifestError
 from containerd_shimkit.output import OutputWriter
@@ -45,6 +45,10 @@ class LoggedOutput:
                 log.warning("%s: cannot be written: %s", self._name, exc.strerror)
 
 
+Output: TypeAlias = OutputWriter | LoggedOutput
+"""Where a component's output goes."""
+
+
 class ComponentLogs:
     """Opens the files."""
 
@@ -63,7 +67,7 @@ class ComponentLogs:
 
     def output(
         self, component_id: str, kind: Literal["stdout", "stderr"], stream: OutputWriter
-    ) -> OutputWriter | LoggedOutput:
+    ) -> Output:
         """Return where a component's output goes. Raises ManifestError for a file it cannot be."""
         if self._directory is None:
             return stream

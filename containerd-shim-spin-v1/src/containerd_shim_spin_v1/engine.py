@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from containerd_shim_spin_v1.component import LinkedComponent
+from containerd_shim_spin_v1.component_logs import ComponentLogs
 from containerd_shim_spin_v1.files.assets import Assets
 from containerd_shim_spin_v1.host.services import Services, ServiceSources
 from containerd_shim_spin_v1.http_component import HttpComponent
 from containerd_shim_spin_v1.loading import link_components, load_manifest
 from containerd_shim_spin_v1.manifest.model import (
     AppManifest,
+    CommandTrigger,
     Executor,
     HttpTrigger,
 )
@@ -25,13 +27,15 @@ from containerd_shim_spin_v1.manifest.retain import SETTING as RETAIN_SETTING
 from containerd_shim_spin_v1.manifest.retain import retain_components
 from containerd_shim_spin_v1.routing.v1 import RouteFinder, Router
 from containerd_shim_spin_v1.routing.v2 import PatternRouter
+from containerd_shim_spin_v1.runtime_config.labels import check_labels
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 from containerd_shim_spin_v1.runtime_config.reader import load_runtime_config
 from containerd_shim_spin_v1.settings import MAX_MEMORY_SETTING, Settings
+from containerd_shim_spin_v1.triggers.command import CommandRun
 from containerd_shim_spin_v1.triggers.http import HttpTrigger as HttpServing
 from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.engine import RuntimeContext
-from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.errors import ExitCode, ManifestError
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
 from containerd_shimkit.wasm.engine import fit_instances
 
@@ -53,6 +57,7 @@ class SpinApp:
     router: RouteFinder
     responders: list[HttpComponent | StaticResponder]
     """What answers, for each route of the router."""
+    commands: list[CommandRun]
     assets: Assets
     socket: socket.socket | None = None
     """Bound by ``listen``."""
@@ -67,6 +72,7 @@ class SpinEngine:
         manifest = retain_components(manifest, context.env.get(RETAIN_SETTING, ""))
         _check_triggers(manifest)
         config = load_runtime_config(ROOT, context.env)
+        check_labels(manifest, config)
         settings = fitting(_settings(context, config))
         sources = ServiceSources.read(ROOT, context, manifest, config)
         http = _of_type(manifest, HttpTrigger)
@@ -80,15 +86,24 @@ class SpinEngine:
             [component for component in manifest.components if component.id in called],
             context,
             settings,
+            ComponentLogs(ROOT, config.log_dir),
             assets,
         )
+        commands = [
+            CommandRun(components[trigger.component], context.args)
+            for trigger in _of_type(manifest, CommandTrigger)
+        ]
         responders = _responders(http, components)
-        return SpinApp(manifest, settings, sources, components, router, responders, assets)
+        return SpinApp(
+            *(manifest, settings, sources, components, router, responders, commands, assets)
+        )
 
     def listen(self, app: SpinApp) -> int:
         """Bind the HTTP trigger's address."""
-        app.socket = listen(app.settings.host, app.settings.port)
-        return app.settings.workers
+        if _of_type(app.manifest, HttpTrigger):
+            app.socket = listen(app.settings.host, app.settings.port)
+        # Only connections come to one worker each; a program would run in all of them.
+        return app.settings.workers if _serves_http_only(app.manifest) else 1
 
     async def serve(self, app: SpinApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
         """Serve until told to stop, then drain."""
@@ -96,12 +111,9 @@ class SpinEngine:
         try:
             for component in app.components.values():
                 component.use(services)
-            serving = asyncio.create_task(_serve_http(app, stop))
-            ready()
-            await serving
+            return await _run_triggers(app, ready, stop)
         finally:
             await services.close()
-        return 0
 
     def close(self, app: SpinApp) -> None:
         """Remove the copies of files."""
@@ -136,9 +148,10 @@ def fitting(settings: Settings) -> Settings:
 def _check_triggers(manifest: AppManifest) -> None:
     """Raise ManifestError for triggers that nobody here serves."""
     for trigger in manifest.triggers:
-        if not isinstance(trigger, HttpTrigger):
+        if not isinstance(trigger, HttpTrigger | CommandTrigger):
             raise ManifestError(
-                f'{trigger.where} = {trigger.type!r}: only trigger type "http" is served yet'
+                f"{trigger.where} = {trigger.type!r}: the types of triggers that are served are "
+                "http and command"
             )
     if not manifest.triggers:
         raise ManifestError(f"app {manifest.name!r} has no trigger: nothing would ever call it")
@@ -146,6 +159,25 @@ def _check_triggers(manifest: AppManifest) -> None:
 
 def _of_type(manifest: AppManifest, kind: type[T]) -> list[T]:
     return [trigger for trigger in manifest.triggers if isinstance(trigger, kind)]
+
+
+def _serves_http_only(manifest: AppManifest) -> bool:
+    return all(isinstance(trigger, HttpTrigger) for trigger in manifest.triggers)
+
+
+async def _run_triggers(app: SpinApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
+    """Run all triggers until told to stop, or until the programs have ended if there are any."""
+    serving = []
+    if app.socket is not None:
+        serving.append(asyncio.create_task(_serve_http(app, app.socket, stop)))
+    programs = [asyncio.create_task(command.run(stop)) for command in app.commands]
+    ready()
+    if programs:
+        await asyncio.wait(programs)
+        stop.set()
+    await asyncio.gather(*serving)
+    codes = [program.result() for program in programs]
+    return next((code for code in codes if code), ExitCode.OK)
 
 
 # HTTP
@@ -186,8 +218,7 @@ def _responders(
     return found
 
 
-async def _serve_http(app: SpinApp, stop: asyncio.Event) -> None:
-    assert app.socket is not None, "listen comes first"
+async def _serve_http(app: SpinApp, sock: socket.socket, stop: asyncio.Event) -> None:
     settings = app.settings
     # Requests in flight are limited for the app, not for each of its workers.
     share = replace(settings, max_requests=ceil(settings.max_requests / settings.workers))
@@ -198,4 +229,4 @@ async def _serve_http(app: SpinApp, stop: asyncio.Event) -> None:
         trigger,
         HttpSettings(drain_seconds=settings.drain_seconds, take_turns=settings.workers > 1),
     )
-    await server.serve(app.socket, stop)
+    await server.serve(sock, stop)

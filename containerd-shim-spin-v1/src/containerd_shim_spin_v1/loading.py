@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from containerd_shim_spin_v1.component import Host, LinkedComponent
+from containerd_shim_spin_v1.component_logs import ComponentLogs
 from containerd_shim_spin_v1.files.assets import Assets
 from containerd_shim_spin_v1.files.plan import plan_files
 from containerd_shim_spin_v1.manifest.model import (
@@ -49,6 +50,7 @@ def link_components(
     components: Iterable[Component],
     context: RuntimeContext,
     settings: Settings,
+    logs: ComponentLogs,
     assets: Assets,
 ) -> dict[str, LinkedComponent]:
     """Return components ready to be called, by their ids.
@@ -67,8 +69,8 @@ def link_components(
                 _wasi(root, component, assets),
                 name=_name(component),
                 max_memory_bytes=settings.max_memory_bytes,
-                stdout=context.stdout,
-                stderr=context.stderr,
+                stdout=logs.output(component.id, "stdout", context.stdout),
+                stderr=logs.output(component.id, "stderr", context.stderr),
             )
             for component in components
         }

@@ -111,13 +111,6 @@ def check(refusal: Refusal, code: ExitCode, *sentences: str) -> None:
             id="url-source",
         ),
         pytest.param(
-            GOOD.replace(
-                '{ type = "http", base = "/" }', '{ type = "redis", address = "redis://r" }'
-            ).replace('route = "/one"', 'channel = "c"'),
-            ["/spin.toml:4:", "'redis'", 'only trigger type "http" is served'],
-            id="redis-trigger",
-        ),
-        pytest.param(
             "spin_manifest_version = 2\n",
             ["/spin.toml:1:1: required field `application` is missing", "field `trigger` is"],
             id="version-2",
@@ -128,9 +121,9 @@ def check(refusal: Refusal, code: ExitCode, *sentences: str) -> None:
             id="version-2-unknown-field",
         ),
         pytest.param(
-            VERSION_2.replace("trigger.http", "trigger.command").replace('route = "/one"', ""),
-            ["/spin.toml:4:1: trigger.command[0]", "'command'", 'only trigger type "http" is'],
-            id="version-2-command-trigger",
+            VERSION_2.replace("trigger.http", "trigger.timer").replace('route = "/one"', ""),
+            ["/spin.toml:4:1: trigger.timer[0]", "'timer'", "types of triggers that are served"],
+            id="version-2-other-trigger",
         ),
         pytest.param(
             GOOD.replace('version = "1"', 'version = "7"', 1),

@@ -30,8 +30,8 @@ STOPPED: Final = 143
 log = logging.getLogger(__name__)
 
 
-class CommandTrigger:
-    """Runs a component once."""
+class CommandRun:
+    """A component that runs once."""
 
     def __init__(self, linked: LinkedComponent, arguments: Sequence[str]) -> None:
         """arguments: of the container.  Raises ModuleError unless the module is a program."""
