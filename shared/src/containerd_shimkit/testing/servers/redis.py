@@ -21,3 +21,19 @@ def running_redis(*options: str) -> Iterator[Server]:
 
     with running_server(command) as server:
         yield server
+
+
+@contextmanager
+def running_tls_redis(cert: str, key: str) -> Iterator[Server]:
+    """A Redis server that speaks TLS only. cert, key: paths of files that every user may read."""
+    program = need_program("redis-server", "redis-server")
+
+    def command(server: Server) -> Sequence[str]:
+        return [
+            *(program, "--bind", server.host, "--port", "0", "--tls-port", str(server.port)),
+            *("--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no"),
+            *("--dir", str(server.directory), "--save", "", "--tls-ca-cert-file", cert),
+        ]
+
+    with running_server(command) as server:
+        yield server
