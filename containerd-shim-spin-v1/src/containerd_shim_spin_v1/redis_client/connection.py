@@ -5,8 +5,8 @@ Rules:
 - A connection is one user's at a time, who waits for the reply to each command before the next.
 - Whatever ends a command before its reply, a cancellation too, ends the connection: the reply would
   be taken for that of the next command.
-- Replies that nobody waits for are kept up to ``MAX_UNREAD``, then the socket is not read: this is
-  how a subscriber that is slow holds back the server.
+- When ``MAX_UNREAD_BYTES`` of replies wait to be read, the socket is not read until they are: a
+  subscriber that is slow so holds back the server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from containerd_shim_spin_v1.redis_client.protocol import (
 
 CONNECT_SECONDS: Final = 10.0
 """For the name, the connection, TLS and the password together."""
-MAX_UNREAD: Final = 100
+MAX_UNREAD_BYTES: Final = 1 << 20
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3))
 _GONE: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _MAX_SHOWN: Final = 300
@@ -86,6 +86,7 @@ class RedisConnection(asyncio.Protocol):
         self._replies: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._failure: RedisError | None = None
+        self._unread_bytes = 0
         self._paused = False
         self._poll = select.poll()
 
@@ -105,9 +106,11 @@ class RedisConnection(asyncio.Protocol):
         except ProtocolError as exc:
             self._fail(RedisError(f"{self.address}: {exc}"))
             return
-        if self._replies:
-            self._wake()
-        if len(self._replies) > MAX_UNREAD and not self._paused and self._transport is not None:
+        if not self._replies:
+            return
+        self._wake()
+        self._unread_bytes += len(data)
+        if self._unread_bytes > MAX_UNREAD_BYTES and self._transport is not None:
             self._transport.pause_reading()
             self._paused = True
 
@@ -165,9 +168,11 @@ class RedisConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
         reply = self._replies.popleft()
-        if self._paused and not self._replies and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        if not self._replies:
+            self._unread_bytes = 0
+            if self._paused and self._transport is not None:
+                self._paused = False
+                self._transport.resume_reading()
         return reply
 
     def abort(self) -> None:
@@ -181,13 +186,13 @@ class RedisConnection(asyncio.Protocol):
 async def connect(
     address: RedisAddress,
     tls: Callable[[], ssl.SSLContext],
-    networks: Resolver,
+    networks: Resolver | None = None,
     *,
     max_reply_bytes: int = MAX_REPLY_BYTES,
 ) -> RedisConnection:
     """Return a connection that is logged in.
 
-    tls: returns the context for ``rediss://``.
+    tls: returns the context for ``rediss://``.  networks: None is any.
     Raises CannotConnectError and what ``networks`` raises.
     """
     try:
@@ -206,11 +211,11 @@ async def connect(
 async def _open(
     address: RedisAddress,
     tls: Callable[[], ssl.SSLContext],
-    networks: Resolver,
+    networks: Resolver | None,
     max_reply_bytes: int,
 ) -> RedisConnection:
     hosts = [address.host]
-    if networks.active:
+    if networks is not None and networks.active:
         hosts = await networks.resolve(address.host, address.port)
     security: dict[str, Any] = {}
     if address.tls:
