@@ -50,6 +50,7 @@ ALLOWED = [
     pytest.param("http://*.E.com:81", "http", "a.e.COM", 81, True, id="below, case, port"),
     pytest.param("http://E.com", "http", "e.COM", None, True, id="case"),
     pytest.param("http://bücher.de", "http", "xn--bcher-kva.de", None, True, id="IDNA"),
+    pytest.param("http://*", "http", "\u2100.de", None, False, id="IDNA: a character that is a/c"),
     pytest.param("http://127.0.0.1", "http", "127.0.0.1", None, True, id="IPv4"),
     pytest.param("http://127.0.0.1", "http", "0x7f.1", None, True, id="IPv4 written differently"),
     pytest.param("http://127.0.0.1", "http", "localhost", None, False, id="no name is looked up"),

@@ -280,6 +280,8 @@ def parse_host(host: str) -> _Address | str:
             host = host.encode("idna").decode("ascii")
         except UnicodeError:
             raise HostEntryError(f"`{host}` is no host name") from None
+        # Its characters may stand for several: one of them is "a/c".
+        return parse_host(host)
     host = host.lower()
     last = host.removesuffix(".").rpartition(".")[2]
     if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last):  # then it is an address, however it is written
