@@ -241,7 +241,7 @@ def test_usual_providers(tmp_path: Path) -> None:
     [
         ("type = 'env'\ndotenv_path = 'x'", MissingFileError, "/x: no such file: a variables pr"),
         ("type = 'azure_key_vault'\nvault_url = 'https://v'", ManifestError,
-         "variables provider 'azure_key_vault' is not supported yet"),
+         "variables provider 'azure_key_vault' needs `client_id`, `tenant_id` and `client_secret`"),
     ],
 )  # fmt: skip
 def test_provider_that_cannot_be(

@@ -21,6 +21,7 @@ from containerd_shim_spin_v1.runtime_config.model import (
 )
 from containerd_shim_spin_v1.sources.dotenv_file import NAME, parse_dotenv
 from containerd_shim_spin_v1.sources.image_files import read_text
+from containerd_shim_spin_v1.variables.azure_key_vault import AzureKeyVaultProvider, find_client
 from containerd_shim_spin_v1.variables.cached import CachedProvider
 from containerd_shim_spin_v1.variables.values import (
     PREFIX,
@@ -29,7 +30,7 @@ from containerd_shim_spin_v1.variables.values import (
     environment_providers,
 )
 from containerd_shim_spin_v1.variables.vault import VaultProvider
-from containerd_shimkit.errors import ManifestError, MissingFileError
+from containerd_shimkit.errors import MissingFileError
 
 
 class StaticProvider:
@@ -56,7 +57,7 @@ def make_providers(
     """Return all providers of an app in the order in which they are asked.
 
     root: of the container's files.  env: of the container.  tls: makes the context for servers,
-    when one is asked.  Raises ManifestError for a provider there is none for yet and for a bad
+    when one is asked.  Raises ManifestError for a provider that lacks something and for a bad
     ``.env`` file, MissingFileError for one that is not there and that the configuration names.
     """
     providers: list[Provider] = []
@@ -87,5 +88,6 @@ def _configured(
         case VaultConfig():
             return [CachedProvider(VaultProvider(entry, tls))]
         case AzureKeyVaultConfig():
-            raise ManifestError("variables provider 'azure_key_vault' is not supported yet")
+            client = find_client(entry, root, env)
+            return [CachedProvider(AzureKeyVaultProvider(entry.vault_url, client, tls))]
     assert_never(entry)
