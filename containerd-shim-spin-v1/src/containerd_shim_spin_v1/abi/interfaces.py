@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi import variables
+from containerd_shim_spin_v1.abi import mqtt, variables
 from containerd_shim_spin_v1.abi.imports import Interface
 
 INTERFACES: Final[dict[str, Interface]] = {
-    interface.module: interface for interface in variables.INTERFACES
+    interface.module: interface for interface in (*mqtt.INTERFACES, *variables.INTERFACES)
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from containerd_shim_spin_v1.host.mqtt import MqttSession
 from containerd_shim_spin_v1.host.services import Services
 from containerd_shim_spin_v1.manifest.model import Component
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
@@ -10,16 +11,23 @@ from containerd_shim_spin_v1.outbound.access import OutboundAccess
 class Instance:
     """Made for each guest, and closed after it."""
 
-    __slots__ = ("access", "component", "services")
+    __slots__ = ("_mqtt", "access", "component", "services")
 
     def __init__(self, component: Component, access: OutboundAccess, services: Services) -> None:
         self.component = component
         self.access = access
         self.services = services
+        self._mqtt: MqttSession | None = None
 
     @property
     def component_id(self) -> str:
         return self.component.id
+
+    @property
+    def mqtt(self) -> MqttSession:
+        if self._mqtt is None:
+            self._mqtt = MqttSession(self.services.mqtt, self.access)
+        return self._mqtt
 
     @property
     def has_open(self) -> bool:

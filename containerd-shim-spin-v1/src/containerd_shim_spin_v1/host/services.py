@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from containerd_shim_spin_v1.host.mqtt import MqttHost
+from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.manifest.model import AppManifest
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
@@ -54,6 +56,13 @@ class Services:
     def __init__(self, sources: ServiceSources) -> None:
         self._providers = sources.providers
         self.variables = Variables(sources.manifest, sources.providers)
+        config = sources.config
+        self.mqtt = MqttHost(
+            Networks.of(config),
+            sources.tls.default,
+            max_connections=config.max_connections.get("mqtt"),
+            max_payload_bytes=config.max_payload_size_bytes,
+        )
 
     @classmethod
     async def open(cls, sources: ServiceSources) -> Services:
@@ -68,5 +77,6 @@ class Services:
 
     async def close(self) -> None:
         """End every connection."""
+        await self.mqtt.close()
         for provider in self._providers:
             await provider.close()
