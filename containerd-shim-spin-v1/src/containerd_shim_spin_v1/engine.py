@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,9 +23,12 @@ from containerd_shim_spin_v1.manifest.model import (
     CommandTrigger,
     Executor,
     HttpTrigger,
+    RedisTrigger,
 )
 from containerd_shim_spin_v1.manifest.retain import SETTING as RETAIN_SETTING
 from containerd_shim_spin_v1.manifest.retain import retain_components
+from containerd_shim_spin_v1.message_component import MessageComponent
+from containerd_shim_spin_v1.redis_client.address import AddressError
 from containerd_shim_spin_v1.routing.v1 import RouteFinder, Router
 from containerd_shim_spin_v1.routing.v2 import PatternRouter
 from containerd_shim_spin_v1.runtime_config.labels import check_labels
@@ -33,9 +37,12 @@ from containerd_shim_spin_v1.runtime_config.reader import load_runtime_config
 from containerd_shim_spin_v1.settings import MAX_MEMORY_SETTING, Settings
 from containerd_shim_spin_v1.triggers.command import CommandRun
 from containerd_shim_spin_v1.triggers.http import HttpTrigger as HttpServing
+from containerd_shim_spin_v1.triggers.redis import Handler
+from containerd_shim_spin_v1.triggers.redis import RedisTrigger as RedisListener
 from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ExitCode, ManifestError
+from containerd_shimkit.http.deadlines import Deadlines
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
 from containerd_shimkit.wasm.engine import fit_instances
 
@@ -57,6 +64,8 @@ class SpinApp:
     router: RouteFinder
     responders: list[HttpComponent | StaticResponder]
     """What answers, for each route of the router."""
+    messages: list[MessageComponent]
+    """Those that Redis triggers call."""
     commands: list[CommandRun]
     assets: Assets
     socket: socket.socket | None = None
@@ -89,20 +98,25 @@ class SpinEngine:
             ComponentLogs(ROOT, config.log_dir),
             assets,
         )
+        messages = [
+            MessageComponent(components[trigger.component], trigger)
+            for trigger in _of_type(manifest, RedisTrigger)
+        ]
         commands = [
             CommandRun(components[trigger.component], context.args)
             for trigger in _of_type(manifest, CommandTrigger)
         ]
         responders = _responders(http, components)
         return SpinApp(
-            *(manifest, settings, sources, components, router, responders, commands, assets)
+            *(manifest, settings, sources, components, router, responders),
+            *(messages, commands, assets),
         )
 
     def listen(self, app: SpinApp) -> int:
         """Bind the HTTP trigger's address."""
         if _of_type(app.manifest, HttpTrigger):
             app.socket = listen(app.settings.host, app.settings.port)
-        # Only connections come to one worker each; a program would run in all of them.
+        # Only connections come to one worker each; a message would come to all of them.
         return app.settings.workers if _serves_http_only(app.manifest) else 1
 
     async def serve(self, app: SpinApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
@@ -111,7 +125,7 @@ class SpinEngine:
         try:
             for component in app.components.values():
                 component.use(services)
-            return await _run_triggers(app, ready, stop)
+            return await _run_triggers(app, services, ready, stop)
         finally:
             await services.close()
 
@@ -148,10 +162,10 @@ def fitting(settings: Settings) -> Settings:
 def _check_triggers(manifest: AppManifest) -> None:
     """Raise ManifestError for triggers that nobody here serves."""
     for trigger in manifest.triggers:
-        if not isinstance(trigger, HttpTrigger | CommandTrigger):
+        if not isinstance(trigger, HttpTrigger | RedisTrigger | CommandTrigger):
             raise ManifestError(
                 f"{trigger.where} = {trigger.type!r}: the types of triggers that are served are "
-                "http and command"
+                "http, redis and command"
             )
     if not manifest.triggers:
         raise ManifestError(f"app {manifest.name!r} has no trigger: nothing would ever call it")
@@ -165,9 +179,14 @@ def _serves_http_only(manifest: AppManifest) -> bool:
     return all(isinstance(trigger, HttpTrigger) for trigger in manifest.triggers)
 
 
-async def _run_triggers(app: SpinApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
+async def _run_triggers(
+    app: SpinApp, services: Services, ready: Callable[[], None], stop: asyncio.Event
+) -> int:
     """Run all triggers until told to stop, or until the programs have ended if there are any."""
     serving = []
+    if app.messages:
+        listening = await _redis_listener(app, services)
+        serving.append(asyncio.create_task(listening.run(stop)))
     if app.socket is not None:
         serving.append(asyncio.create_task(_serve_http(app, app.socket, stop)))
     programs = [asyncio.create_task(command.run(stop)) for command in app.commands]
@@ -178,6 +197,25 @@ async def _run_triggers(app: SpinApp, ready: Callable[[], None], stop: asyncio.E
     await asyncio.gather(*serving)
     codes = [program.result() for program in programs]
     return next((code for code in codes if code), ExitCode.OK)
+
+
+async def _redis_listener(app: SpinApp, services: Services) -> RedisListener:
+    """Raises ProviderError for an address without its variables' values, ManifestError."""
+    deadlines = Deadlines(app.settings.request_seconds)
+    subscriptions: dict[str, list[tuple[str, Handler]]] = {}
+    for component in app.messages:
+        address = await services.variables.render(component.trigger.address)
+        handler = partial(component.handle, deadlines=deadlines)
+        subscriptions.setdefault(address, []).append((component.trigger.channel, handler))
+    try:
+        return RedisListener(
+            subscriptions,
+            services.tls.default,
+            max_requests=app.settings.max_requests,
+            drain_seconds=app.settings.drain_seconds,
+        )
+    except AddressError as exc:
+        raise ManifestError(f"a Redis trigger cannot listen: {exc}") from None
 
 
 # HTTP

@@ -55,6 +55,7 @@ class Services:
 
     def __init__(self, sources: ServiceSources) -> None:
         self._providers = sources.providers
+        self.tls = sources.tls
         self.variables = Variables(sources.manifest, sources.providers)
         config = sources.config
         self.mqtt = MqttHost(
