@@ -31,12 +31,12 @@ class RedisPool:
     def __init__(
         self,
         tls: Callable[[], ssl.SSLContext],
-        networks: Resolver,
+        networks: Resolver | None = None,
         max_connections: int | None = None,
     ) -> None:
-        """max_connections: at once; who needs one more waits. None is no limit.
+        """tls: returns the context for ``rediss://``.  networks: None is any.
 
-        tls: returns the context for ``rediss://``.
+        max_connections: at once; who needs one more waits.  None is no limit.
         """
         self._tls = tls
         self._networks = networks
