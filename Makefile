@@ -66,7 +66,7 @@ packages-test: | packages-python
 	@shared/tools/packages.sh want containerd busybox cni uml servers
 	@$(if $(GUESTS_PACKAGES),shared/tools/packages.sh want guests)
 packages-bench: | packages-python
-	@shared/tools/packages.sh need containerd busybox wrk
+	@shared/tools/packages.sh need containerd busybox wrk redis
 packages-guests: | packages-python
 	@shared/tools/packages.sh need guests
 

@@ -58,6 +58,7 @@ missing_of() {
             have apparmor_parser || echo apparmor
             have secilc || echo secilc
             ;;
+        redis) have redis-server || echo redis-server ;;
         servers) # what guests connect to in tests
             have redis-server || echo redis-server
             [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || echo postgresql

@@ -32,11 +32,15 @@ from bench.pods import measure_pods
 from bench.report import as_markdown, as_text, describe
 from bench.routing import measure_routing
 from bench.start import measure_command, measure_start
+from bench.waiting import measure_waiting
 from bench.waterfall import measure_waterfall
 from bench.wrk import measure_http
 from containerd_shimkit.testing.containerd import Containerd, ContainerdError
 
-PARTS = ("start", "command", "waterfall", "pods", "memory", "http", "bodies", "routing", "fibers")
+PARTS = (
+    *("start", "command", "waterfall", "pods", "memory"),
+    *("http", "bodies", "waiting", "routing", "fibers"),
+)
 
 # Options and what they are by default: of a whole run, and of a quick one.
 DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -53,8 +57,10 @@ DEFAULTS: dict[str, tuple[Any, Any]] = {
 def check_requirements(options: argparse.Namespace) -> None:
     """Raise BenchError with everything that is missing."""
     missing = [name for name in ("containerd", "ctr") if not installed(name)]
-    if "http" in options.only and not installed("wrk"):
+    if {"http", "waiting"} & set(options.only) and not installed("wrk"):
         missing.append("wrk")
+    if "waiting" in options.only and not installed("redis-server"):
+        missing.append("redis-server")
     if RUNC in options.workloads and not installed("runc"):
         missing.append("runc")
     # busybox is the pods' pause container, too.
@@ -109,7 +115,7 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
     if "routing" in only:
         results["routing"] = measure_routing()
     # One at a time: what runs beside would be in each other's way.
-    if {"start", "command", "memory", "http", "bodies"} & set(only):
+    if {"start", "command", "memory", "http", "bodies", "waiting"} & set(only):
         with ExitStack() as stack:
             node = Nodes(options, directory, stack).start_node("containerd")
             if "start" in only:
@@ -125,6 +131,10 @@ def run(options: argparse.Namespace, directory: Path) -> Json:
                 )
             if "bodies" in only:
                 results["bodies"] = measure_bodies(node, workloads, options.bodies, directory)
+            if "waiting" in only:
+                results["waiting"] = measure_waiting(
+                    node, workloads, options.http_runs, options.http_seconds, directory
+                )
     if "waterfall" in only:
         with ExitStack() as stack:
             node = Nodes(options, directory, stack).start_node("debug", debug=True)

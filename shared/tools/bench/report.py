@@ -42,6 +42,14 @@ def tables(results: Json) -> list[Table]:
     if bodies := results.get("bodies"):
         title = "Request bodies echoed by a guest, one after the other"
         made.append(Table(title, bodies_rows(bodies["sizes"])))
+    if waiting := results.get("waiting"):
+        title = (
+            f"{waiting['requests']} requests at once, each waiting on Redis for "
+            f"{1000 * waiting['wait_seconds']:.0f} ms; seconds until the last answer"
+        )
+        made.append(Table(title, redis_rows(waiting["redis"])))
+        title = "Requests over 50 connections, while one guest loops until its deadline of 1 s"
+        made.append(Table(title, stuck_rows(waiting["stuck"])))
     if routing := results.get("routing"):
         title = "To find the route of a request, µs, by number of routes; medians"
         made.append(Table(title, routing_rows(routing)))
@@ -140,6 +148,22 @@ def bodies_rows(sizes: dict[str, Json]) -> list[list[str]]:
         name, runs = f"{size} MB", str(len(result["seconds"]))
         rows.append([name, runs, *figures, *sizes_of_memory])
     return rows
+
+
+def redis_rows(rounds: dict[str, list[float]]) -> list[list[str]]:
+    rows = [["round", "runs", "median", "spread"]]
+    for name, values in rounds.items():
+        spread = f"{min(values):.2f} … {max(values):.2f}"
+        rows.append([name, str(len(values)), f"{median(values):.2f}", spread])
+    return rows
+
+
+def stuck_rows(runs: list[Json]) -> list[list[str]]:
+    """Its deadlines are in seconds."""
+    (head, figures) = http_rows({"spin": runs})
+    cut_off = [seconds for run in runs for seconds in run["cut_off_seconds"]]
+    figures += [f"{median(cut_off):.2f}", f"{max(cut_off):.2f}"]
+    return [[*head, "cut off after s", "at most"], figures]
 
 
 def routing_rows(routing: Json) -> list[list[str]]:

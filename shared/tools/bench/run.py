@@ -7,6 +7,7 @@ waterfall  where the time of a warm start goes.
 pods       many pods at once, over CRI: seconds until all have answered, and until all are gone.
 memory     PSS of few and of many containers, and what one more adds.
 http       requests per second and latency of one container as ``wrk`` sees them.
+waiting    many guests that wait on Redis, and one that never ends.
 routing    finding a route among up to 10,000.
 fibers     guests that wait in an import, all on one thread.
 
