@@ -10,10 +10,6 @@ import wasmtime
 
 from containerd_shimkit.errors import ModuleError
 
-REALLOC: Final = b"canonical_abi_realloc"
-CURRENT_REALLOC: Final = b"cabi_realloc"
-"""Of the component model, and so of guests made for Spin 1.4 and later."""
-
 FunctionType: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """Types of parameters and results."""
 Exports: TypeAlias = dict[str, FunctionType | None]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Final
 
-from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC, REALLOC, Handler
+from containerd_shim_spin_v1.abi.exports import Handler
 from containerd_shimkit.wasm.guest import Guest, put_all, take
+from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC, REALLOC
 from containerd_shimkit.wasm.native import GuestTrap
 
 MEMORY: Final = b"memory"

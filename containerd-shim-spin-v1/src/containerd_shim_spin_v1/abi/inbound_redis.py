@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC, REALLOC, Handler
+from containerd_shim_spin_v1.abi.exports import Handler
 from containerd_shim_spin_v1.abi.http import MEMORY
 from containerd_shimkit.wasm.guest import Guest
+from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC, REALLOC
 
 HANDLERS: Final = (
     Handler(b"handle-redis-message", REALLOC, (("i32",) * 2, ("i32",))),

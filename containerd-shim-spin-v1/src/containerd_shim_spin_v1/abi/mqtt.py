@@ -7,16 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi.canonical import (
-    BYTES,
-    STRING,
-    U32,
-    U64,
-    Enum,
-    Result,
-    Variant,
-)
-from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC
 from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.mqtt import (
@@ -28,6 +18,16 @@ from containerd_shim_spin_v1.host.mqtt import (
 from containerd_shim_spin_v1.host.mqtt_packets import Qos
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.variables.values import VariableError
+from containerd_shimkit.wasm.canonical import (
+    BYTES,
+    STRING,
+    U32,
+    U64,
+    Enum,
+    Result,
+    Variant,
+)
+from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC
 
 _QOS: Final = {
     "at-most-once": Qos.AT_MOST_ONCE,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi.canonical import STRING, Result, Variant
-from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC
 from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.variables.values import (
@@ -18,6 +16,8 @@ from containerd_shim_spin_v1.variables.values import (
     UndefinedVariableError,
     VariableError,
 )
+from containerd_shimkit.wasm.canonical import STRING, Result, Variant
+from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC
 
 _ERROR_V1: Final = Variant(provider=STRING, invalid_key=STRING, invalid_schema=STRING, other=STRING)
 _ERROR: Final = Variant(invalid_name=STRING, undefined=STRING, provider=STRING, other=STRING)

@@ -103,6 +103,7 @@ class GuestHost:
         arguments: Sequence[str] | None = None,
         environment: Sequence[tuple[str, str]] = (),
         max_memory_bytes: int = 64 << 20,
+        state: Any = None,
     ) -> Guest:
         """Instantiate a template; its memory, if it exports one, is ready to be read."""
         callbacks = output_callback(stdout), output_callback(stderr)
@@ -110,7 +111,12 @@ class GuestHost:
         config = (wasi or WasiTemplate()).config(
             *callbacks, stdin=stdin, arguments=arguments, environment=environment
         )
-        guest = Guest(template, self.ticker, wasi_config=config, max_memory_bytes=max_memory_bytes)
+        guest = Guest(
+            *(template, self.ticker),
+            wasi_config=config,
+            max_memory_bytes=max_memory_bytes,
+            state=state,
+        )
         memory = guest.export(b"memory")
         if memory is not None:
             guest.use_memory(memory)

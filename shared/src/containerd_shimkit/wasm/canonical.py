@@ -46,10 +46,11 @@ class Lifting:
 
     def take(self, at: int, size: int) -> bytes:
         """Copy ``size`` bytes."""
+        data = take(self.memory, at, size)
         self._bytes -= size
         if self._bytes < 0:
             raise AbiError("the guest passes more than its memory holds: parts of it repeatedly")
-        return take(self.memory, at, size)
+        return data
 
     def count(self, elements: int) -> None:
         """Note elements of a list before they are read."""

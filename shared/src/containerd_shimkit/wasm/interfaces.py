@@ -1,0 +1,136 @@
+"""How guests call the host: a table of functions for each interface, and what makes imports of it.
+
+A call's arguments are lifted at once, as the guest only lends them. Its result, or the error in its
+place, is lowered when there is one: the guest's allocator is called for each string and list, in
+slices of time, so that others are served while a large result is handed over.
+
+Source: wit-bindgen 0.2, checked with real guests; component-model design/mvp/CanonicalABI.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from containerd_shimkit.wasm.canonical import AbiError, Blocks, Enum, Lifting, Result, Type
+from containerd_shimkit.wasm.guest import Guest, put_all
+from containerd_shimkit.wasm.imports import AsyncImports
+
+_SLICE_SECONDS: Final = 0.005
+_BATCH: Final = 64  # blocks allocated between two looks at the clock
+
+REALLOC: Final = b"canonical_abi_realloc"
+CURRENT_REALLOC: Final = b"cabi_realloc"
+"""Of the component model, and of core modules made for it."""
+
+ErrorOf = Callable[[Exception], Any]
+"""Returns the interface's error value for what the host raised, None for what is none of its."""
+
+Report = Callable[[Any, str, Exception, bool], None]
+"""``report(state, name, exception, has_text)``: a function gives a guest an error.
+
+name: of module and function.  has_text: whether the guest is told more than that it failed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of an interface."""
+
+    name: str
+    parameters: Sequence[Type]
+    result: Result | None
+    """None is nothing: such a function cannot fail."""
+    call: Callable[..., Awaitable[Any]]
+    """``call(state, *arguments)``, with the guest's state; returns the value of ``ok``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface as one generation of guests imports it."""
+
+    module: str
+    functions: Sequence[Function]
+    error: ErrorOf
+    realloc: bytes = REALLOC
+    report: Report | None = None
+
+    def define(self, imports: AsyncImports, name: str) -> None:
+        """Define a function in a linker, if there is one of this name."""
+        for function in self.functions:
+            if function.name == name:
+                _Import(self, function).define(imports)
+
+
+class _Import:
+    def __init__(self, interface: Interface, function: Function) -> None:
+        self._interface = interface
+        self._function = function
+        self._name = f"{interface.module}.{function.name}"
+        result = function.result
+        # An enum has no room for the reason.
+        self._has_text = result is not None and not isinstance(result.error, Enum)
+
+    def define(self, imports: AsyncImports) -> None:
+        function = self._function
+        flat = "".join(parameter.flat for parameter in function.parameters)
+        assert len(flat) <= 16, "more would be passed in memory"
+        if function.result is None:
+            imports.define(self._interface.module, function.name, flat, self._begin, result=False)
+        else:
+            imports.define(
+                *(self._interface.module, function.name, flat + "i"),
+                *(self._begin, self._finish),
+                result=False,
+            )
+
+    def _begin(self, guest: Guest, *values: Any) -> Coroutine[Any, Any, Any]:
+        lifting, flat = Lifting(guest.memory()), iter(values)
+        arguments = [parameter.lift(lifting, flat) for parameter in self._function.parameters]
+        return self._run(guest.state, arguments)
+
+    async def _run(self, state: Any, arguments: list[Any]) -> tuple[bool, Any]:
+        try:
+            return True, await self._function.call(state, *arguments)
+        except Exception as exc:
+            error = self._interface.error(exc) if self._function.result is not None else None
+            if error is None:
+                raise
+            if self._interface.report is not None:
+                self._interface.report(state, self._name, exc, self._has_text)
+            return False, error
+
+    def _finish(
+        self, guest: Guest, outcome: tuple[bool, Any], values: tuple[Any, ...]
+    ) -> Generator[None, None, int]:
+        result = self._function.result
+        assert result is not None
+        area, blocks = bytearray(result.size), Blocks()
+        result.lower(blocks, area, 0, outcome)
+        yield from hand_over(guest, self._interface.realloc, blocks, area, values[-1])
+        return 0
+
+
+def hand_over(
+    guest: Guest, realloc: bytes, blocks: Blocks, area: bytearray, area_at: int
+) -> Generator[None, None, None]:
+    """Put blocks into memory that the guest allocates, and ``area`` at ``area_at``.
+
+    Yields when its slice of time is over.  Raises GuestTrap, GuestExit, GuestMemoryError.
+    """
+    allocate = guest.export(realloc)
+    if allocate is None and blocks.contents:
+        raise AbiError(f"the guest exports no function {realloc.decode()!r}")
+    addresses: list[int] = []
+    end = time.monotonic() + _SLICE_SECONDS
+    for first in range(0, len(blocks.contents), _BATCH):
+        batch = slice(first, first + _BATCH)
+        sizes = map(len, blocks.contents[batch])
+        addresses += guest.allocate(allocate, zip(blocks.aligns[batch], sizes, strict=True))
+        if time.monotonic() > end:
+            yield
+            end = time.monotonic() + _SLICE_SECONDS
+    blocks.resolve(addresses)
+    put_all(guest.memory(), (*addresses, area_at), (*blocks.contents, area))
