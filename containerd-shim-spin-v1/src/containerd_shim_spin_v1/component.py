@@ -99,10 +99,13 @@ class LinkedComponent:
         """Set what guests may ask of, before the first is called."""
         self._used = OutboundAccess(self.component, services.variables), services
 
-    def start(self, wasi_config: Any) -> RunningGuest:
-        """Return a new guest, for ``async with``; it owns ``wasi_config``. Raises GuestTrap."""
+    def start(self, wasi_config: Any, depth: int = 0) -> RunningGuest:
+        """Return a new guest, for ``async with``; it owns ``wasi_config``. Raises GuestTrap.
+
+        depth: see ``Instance``.
+        """
         assert self._used is not None, "use comes first"
-        instance = Instance(self.component, *self._used)
+        instance = Instance(self.component, *self._used, depth)
         guest = Guest(
             self.template,
             self.ticker,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -64,6 +64,8 @@ class SpinApp:
     router: RouteFinder
     responders: list[HttpComponent | StaticResponder]
     """What answers, for each route of the router."""
+    callable_components: dict[str, HttpComponent]
+    """What answers other components, by id in lower case."""
     messages: list[MessageComponent]
     """Those that Redis triggers call."""
     commands: list[CommandRun]
@@ -108,8 +110,16 @@ class SpinEngine:
         ]
         responders = _responders(http, components)
         return SpinApp(
-            *(manifest, settings, sources, components, router, responders),
-            *(messages, commands, assets),
+            manifest=manifest,
+            settings=settings,
+            sources=sources,
+            components=components,
+            router=router,
+            responders=[found for found, routed in responders if routed],
+            callable_components=_callable(found for found, _ in responders),
+            messages=messages,
+            commands=commands,
+            assets=assets,
         )
 
     def listen(self, app: SpinApp) -> int:
@@ -188,7 +198,7 @@ async def _run_triggers(
         listening = await _redis_listener(app, services)
         serving.append(asyncio.create_task(listening.run(stop)))
     if app.socket is not None:
-        serving.append(asyncio.create_task(_serve_http(app, app.socket, stop)))
+        serving.append(asyncio.create_task(_serve_http(app, services, app.socket, stop)))
     programs = [asyncio.create_task(command.run(stop)) for command in app.commands]
     ready()
     if programs:
@@ -237,10 +247,10 @@ def make_router(manifest: AppManifest, triggers: list[HttpTrigger]) -> RouteFind
 
 def _responders(
     triggers: list[HttpTrigger], components: dict[str, LinkedComponent]
-) -> list[HttpComponent | StaticResponder]:
-    """Return what answers, for each route. Components of private triggers are checked, too."""
+) -> list[tuple[HttpComponent | StaticResponder, bool]]:
+    """Return what answers for each trigger, and whether it has a route: private ones have none."""
     made: dict[tuple[str, Executor], HttpComponent] = {}
-    found: list[HttpComponent | StaticResponder] = []
+    found: list[tuple[HttpComponent | StaticResponder, bool]] = []
     for trigger in triggers:
         responder: HttpComponent | StaticResponder
         if trigger.static_response is not None:
@@ -251,18 +261,34 @@ def _responders(
             if key not in made:
                 made[key] = HttpComponent(components[trigger.component], trigger.executor)
             responder = made[key]
-        if trigger.route is not None:
-            found.append(responder)
+        found.append((responder, trigger.route is not None))
     return found
 
 
-async def _serve_http(app: SpinApp, sock: socket.socket, stop: asyncio.Event) -> None:
+def _callable(responders: Iterable[HttpComponent | StaticResponder]) -> dict[str, HttpComponent]:
+    """Return what answers other components; of several triggers of a component the first."""
+    found: dict[str, HttpComponent] = {}
+    for responder in responders:
+        if isinstance(responder, HttpComponent):
+            found.setdefault(responder.id.lower(), responder)
+    return found
+
+
+async def _serve_http(
+    app: SpinApp, services: Services, sock: socket.socket, stop: asyncio.Event
+) -> None:
     settings = app.settings
     # Requests in flight are limited for the app, not for each of its workers.
     share = replace(settings, max_requests=ceil(settings.max_requests / settings.workers))
     trigger = HttpServing(
-        app.manifest.name, app.manifest.version, app.router, app.responders, share
+        app.manifest.name,
+        app.manifest.version,
+        app.router,
+        app.responders,
+        app.callable_components,
+        share,
     )
+    services.http.use_chain(trigger.answer_chained)
     server = HttpServer(
         trigger,
         HttpSettings(drain_seconds=settings.drain_seconds, take_turns=settings.workers > 1),

@@ -33,17 +33,24 @@ class HttpComponent:
             self._handler = find_handler(linked.exports, http.HANDLERS, "HTTP", linked.name)
 
     async def handle(
-        self, method: int, uri: bytes, headers: list[bytes], body: bytes
+        self, method: int, uri: bytes, headers: list[bytes], body: bytes, depth: int = 0
     ) -> HttpResponse:
-        """Answer a request by the Spin executor; see ``http.handle_request``. Raises GuestError."""
+        """Answer a request by the Spin executor; see ``http.handle_request``. Raises GuestError.
+
+        depth: see ``Instance``.
+        """
         assert self._handler is not None, "not for the WAGI executor"
         linked = self._linked
         config = linked.wasi.config(linked.stdout, linked.stderr)
-        async with linked.start(config) as guest:
+        async with linked.start(config, depth) as guest:
             return await http.handle_request(guest, self._handler, method, uri, headers, body)
 
     async def run_wagi(
-        self, arguments: Sequence[str], environment: Sequence[tuple[str, str]], body: bytes
+        self,
+        arguments: Sequence[str],
+        environment: Sequence[tuple[str, str]],
+        body: bytes,
+        depth: int = 0,
     ) -> CgiResponse:
         """Answer a request by the WAGI executor. Raises GuestError, WagiError."""
         output = bytearray()
@@ -61,7 +68,7 @@ class HttpComponent:
         config = linked.wasi.config(
             stdout, linked.stderr, stdin=body, arguments=arguments, environment=environment
         )
-        async with linked.start(config) as guest:
+        async with linked.start(config, depth) as guest:
             guest.use_memory(guest.export(http.MEMORY))
             try:
                 entrypoint = guest.export(self.executor.entrypoint.encode())

@@ -2,7 +2,7 @@
 
 A request's URL is absolute, or a path: then it is for the app's own routes, as is one to
 ``self.alt``. The hosts ``<component>.spin.internal`` are the components of the app. Neither leaves
-the process; the trigger that serves them is given as ``chain``.
+the process: the HTTP trigger serves them.
 
 ``send`` is what Spin 1.x offers, as Spin's client for it does it: at most ten redirects are
 followed, gzip is asked for and undone, ``Host`` is the guest's if it sets one. ``open`` is the form
@@ -100,17 +100,15 @@ class ChainedRequest:
     """How many components wait for it, those that wait for them included."""
 
 
-Chain: TypeAlias = Callable[[ChainedRequest], Awaitable[HttpResponse]]
-"""Raises TooManyRequestsError, RequestFailedError."""
-
-
-class _ChainedResponse:
+class ChainedResponse:
     """A response of the app's own, in the form of one from elsewhere."""
 
-    def __init__(self, response: HttpResponse) -> None:
-        self.status = response.status
-        self.headers = [(name.encode(), value.encode()) for name, value in response.headers]
-        self._body = response.body
+    __slots__ = ("_body", "headers", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._body:
@@ -120,7 +118,10 @@ class _ChainedResponse:
         """Nothing is open."""
 
 
-AnyResponse: TypeAlias = OpenResponse | _ChainedResponse
+Chain: TypeAlias = Callable[[ChainedRequest], Awaitable[ChainedResponse]]
+"""Raises TooManyRequestsError, RequestFailedError."""
+
+AnyResponse: TypeAlias = OpenResponse | ChainedResponse
 
 
 class HttpHost:
@@ -131,15 +132,17 @@ class HttpHost:
         config: RuntimeConfig,
         networks: Networks,
         tls: TlsContexts,
-        chain: Chain | None = None,
     ) -> None:
-        """chain: serves the app's own components; None where no HTTP trigger does."""
         self._client = HttpClient(
             networks,
             keep_connections=config.connection_pooling,
             limit=config.max_connections.get("http"),
         )
         self._tls = tls
+        self._chain: Chain | None = None
+
+    def use_chain(self, chain: Chain) -> None:
+        """Set what serves the app's own components: the HTTP trigger, where there is one."""
         self._chain = chain
 
     async def close(self) -> None:
@@ -189,7 +192,7 @@ class HttpHost:
     ) -> AnyResponse:
         """Return the response that is no redirect any more."""
         response = await self.open(access, request, depth)
-        if isinstance(response, _ChainedResponse):
+        if isinstance(response, ChainedResponse):
             return response
         url = parse_url(request.url)
         for _ in range(MAX_REDIRECTS):
@@ -224,7 +227,7 @@ class HttpHost:
         host: str | None,
         target: str,
         depth: int,
-    ) -> _ChainedResponse:
+    ) -> ChainedResponse:
         if self._chain is None:
             raise RequestFailedError(
                 "the app has no HTTP trigger that could answer its own request"
@@ -238,7 +241,7 @@ class HttpHost:
         chained = ChainedRequest(
             component_id, request.method, host, target, headers, body, depth + 1
         )
-        return _ChainedResponse(await self._chain(chained))
+        return await self._chain(chained)
 
 
 def _redirected(

@@ -11,12 +11,16 @@ from containerd_shim_spin_v1.outbound.access import OutboundAccess
 class Instance:
     """Made for each guest, and closed after it."""
 
-    __slots__ = ("_mqtt", "access", "component", "services")
+    __slots__ = ("_mqtt", "access", "component", "depth", "services")
 
-    def __init__(self, component: Component, access: OutboundAccess, services: Services) -> None:
+    def __init__(
+        self, component: Component, access: OutboundAccess, services: Services, depth: int = 0
+    ) -> None:
+        """depth: how many guests wait for this one, by requests that stay in the app."""
         self.component = component
         self.access = access
         self.services = services
+        self.depth = depth
         self._mqtt: MqttSession | None = None
 
     @property

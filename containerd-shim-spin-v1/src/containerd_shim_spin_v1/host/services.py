@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from containerd_shim_spin_v1.host.http import HttpHost
+from containerd_shim_spin_v1.host.llm import LlmHost
 from containerd_shim_spin_v1.host.mqtt import MqttHost
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.tls import TlsContexts
@@ -58,8 +60,11 @@ class Services:
         self.tls = sources.tls
         self.variables = Variables(sources.manifest, sources.providers)
         config = sources.config
+        networks = Networks.of(config)
+        self.http = HttpHost(config, networks, sources.tls)
+        self.llm = LlmHost(config.llm_compute, sources.tls)
         self.mqtt = MqttHost(
-            Networks.of(config),
+            networks,
             sources.tls.default,
             max_connections=config.max_connections.get("mqtt"),
             max_payload_bytes=config.max_payload_size_bytes,
@@ -78,6 +83,8 @@ class Services:
 
     async def close(self) -> None:
         """End every connection."""
+        await self.http.close()
+        await self.llm.close()
         await self.mqtt.close()
         for provider in self._providers:
             await provider.close()

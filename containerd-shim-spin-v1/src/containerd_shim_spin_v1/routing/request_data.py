@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from containerd_shim_spin_v1.routing.v1 import Match, Route
+from containerd_shim_spin_v1.routing.v1 import Match, Route, RoutePattern
 from containerd_shimkit.errors import InvalidArgumentError
 
 DEFAULT_HOST = "localhost"
@@ -34,6 +34,7 @@ _NAMES = (
     ("spin-component-route", "X_COMPONENT_ROUTE"),
     ("spin-client-addr", "X_CLIENT_ADDR"),
 )
+_OWN_HOST = re.compile(rb".*\.spin\.internal\.?(?::[0-9]*)?", re.IGNORECASE | re.DOTALL)
 SPIN_HEADERS = frozenset(header.encode() for header, _ in _NAMES)
 """Names of the headers that only we may set."""
 
@@ -140,6 +141,29 @@ def _check_utf8(value: bytes) -> None:
         raise RequestRefusedError(
             500, f"header with bytes that are not UTF-8: {value[:80]!r}"
         ) from None
+
+
+def without_own_host(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers without a Host that only requests within the app have, as Spin."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name != b"host" or _OWN_HOST.fullmatch(value) is None
+    ]
+
+
+def chained_match(component_id: str, path: str) -> Match:
+    """Return how a request of one component to another matches: as by the route ``/...``."""
+    route = Route(
+        component_id=component_id,
+        index=0,
+        pattern=RoutePattern("", wildcard=True),
+        base_path="/",
+        raw_component_route="/...",
+        component_route="",
+        matched_route="/...",
+    )
+    return Match(route, path)
 
 
 def request_host(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from containerd_shim_spin_v1.abi.http import METHODS
 from containerd_shim_spin_v1.abi.wagi import wagi_argv, wagi_env
+from containerd_shim_spin_v1.host.http import (
+    ChainedRequest,
+    ChainedResponse,
+    TooManyRequestsError,
+)
+from containerd_shim_spin_v1.host.http_client import RequestFailedError
 from containerd_shim_spin_v1.http_component import HttpComponent
 from containerd_shim_spin_v1.routing.request_data import (
     RequestRefusedError,
     RouteDataTable,
+    chained_match,
     client_address,
     client_headers,
     full_url,
     request_host,
     request_target,
+    without_own_host,
 )
 from containerd_shim_spin_v1.routing.v1 import Match, RouteFinder, answer_reserved
 from containerd_shim_spin_v1.settings import Settings
@@ -48,14 +56,19 @@ class HttpTrigger:
         version: str | None,
         router: RouteFinder,
         components: Sequence[HttpComponent | StaticResponder],
+        callable_components: Mapping[str, HttpComponent],
         settings: Settings,
     ) -> None:
-        """components: what answers, for each of the router's routes."""
+        """components: what answers, for each of the router's routes.
+
+        callable_components: what answers other components, by id in lower case.
+        """
         self._name = name
         self._version = version
         self._router = router
         self._route_data = RouteDataTable(router.routes)
         self._components = components
+        self._callable_components = callable_components
         self._settings = settings
         self._deadlines = Deadlines(settings.request_seconds)
         self._in_flight = 0
@@ -81,10 +94,12 @@ class HttpTrigger:
 
     async def _answer(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         component = self._components[match.route.index]
+        scope["headers"] = without_own_host(scope["headers"])
+        call = _Call(component, match, self._route_data)
         try:
             with self._deadlines.limit():
                 body = await self._read_body(scope, receive)
-                status, headers, content = await self._call(component, match, scope, body)
+                status, headers, content = await call.answer(scope, body)
         except ClientGone:
             return
         except RequestRefusedError as exc:
@@ -107,10 +122,107 @@ class HttpTrigger:
             status, headers, content = 500, [], b""
         await _respond(send, status, headers, content)
 
-    async def _call(
-        self, component: HttpComponent | StaticResponder, match: Match, scope: Scope, body: bytes
+    async def answer_chained(self, request: ChainedRequest) -> ChainedResponse:
+        """Answer a component's request to another one, or to the app's own routes.
+
+        It takes a place as requests from outside do, but is never made to wait for one: whoever
+        waits for it has one already. Its time is part of theirs.
+        Raises TooManyRequestsError, RequestFailedError.
+        """
+        path, _, query = request.target.partition("?")
+        found = self._find_chained(request, path)
+        if isinstance(found, ChainedResponse):
+            return found
+        if self._in_flight >= self._settings.max_requests:
+            raise TooManyRequestsError("too many requests in flight, the app's own included")
+        host = request.host or client_address(self._settings.host, self._settings.port)
+        headers = [(name.encode(), value.encode()) for name, value in request.headers]
+        scope: Scope = {
+            "method": request.method,
+            "scheme": "http",
+            "http_version": "1.1",
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(b"host", host.encode()), *headers],
+            "client": None,
+        }
+        self._in_flight += 1
+        try:
+            return ChainedResponse(*await found.answer(scope, request.body))
+        except RequestRefusedError as exc:
+            return ChainedResponse(exc.http_status, [], f"{exc}\n".encode())
+        except (GuestError, ShimError) as exc:
+            log.error("component %r: %s failed: %s", found.component.id, _line(scope), exc)
+            return ChainedResponse(500, [], b"")
+        finally:
+            self._in_flight -= 1
+
+    def _find_chained(self, request: ChainedRequest, path: str) -> _Call | ChainedResponse:
+        if request.component_id is not None:
+            component = self._callable_components.get(request.component_id)
+            if component is None:
+                raise RequestFailedError(
+                    f"the app has no component {request.component_id!r} with an HTTP trigger"
+                )
+            match = chained_match(component.id, path)
+            return _Call(component, match, RouteDataTable([match.route]), request.depth)
+        reserved = answer_reserved(path, self._name, self._version)
+        if reserved is not None:
+            kind = reserved.content_type
+            headers = [(b"content-type", kind.encode())] if kind else []
+            return ChainedResponse(reserved.status, headers, reserved.body)
+        found = self._router.match(path)
+        if found is None:
+            return ChainedResponse(404, [], b"")
+        responder = self._components[found.route.index]
+        return _Call(responder, found, self._route_data, request.depth)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """Return the whole body: the interface takes it in one piece.
+
+        Raises RequestRefusedError (413) as soon as it is known to be too large.
+        """
+        limit = self._settings.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > limit:
+                raise RequestRefusedError(
+                    413, f"the body has {int(value)} bytes, more than {limit}"
+                )
+        parts = bytearray()
+        while (message := await receive())["type"] == "http.request":
+            if not parts and not message["more_body"] and len(message["body"]) <= limit:
+                return message["body"]  # type: ignore[no-any-return]
+            parts += message["body"]
+            if len(parts) > limit:
+                raise RequestRefusedError(413, f"the body has more than {limit} bytes")
+            if not message["more_body"]:
+                return bytes(parts)
+        raise ClientGone
+
+
+class _Call:
+    """A request's component and how the request matches it."""
+
+    __slots__ = ("_depth", "_match", "_route_data", "component")
+
+    def __init__(
+        self,
+        component: HttpComponent | StaticResponder,
+        match: Match,
+        route_data: RouteDataTable,
+        depth: int = 0,
+    ) -> None:
+        """route_data: of the match's route.  depth: see ``Instance``."""
+        self.component = component
+        self._match = match
+        self._route_data = route_data
+        self._depth = depth
+
+    async def answer(
+        self, scope: Scope, body: bytes
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Return status, headers and body of the component's answer."""
+        component, match = self.component, self._match
         if isinstance(component, StaticResponder):
             return component.status, component.headers, component.body
         raw_headers = scope["headers"]
@@ -134,7 +246,7 @@ class HttpTrigger:
                 body_bytes=len(body),
             )
             arguments = wagi_argv(component.executor.argv, path, query)
-            answer = await component.run_wagi(arguments, environment, body)
+            answer = await component.run_wagi(arguments, environment, body, self._depth)
             for reason in answer.ignored:
                 log.warning("component %r: %s: %s", component.id, _line(scope), reason)
             pairs = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
@@ -144,30 +256,8 @@ class HttpTrigger:
             return 405, [], b""
         headers = client_headers(raw_headers)
         headers += self._route_data.headers(match, url, client)
-        response = await component.handle(method, target.encode(), headers, body)
+        response = await component.handle(method, target.encode(), headers, body, self._depth)
         return response.status, response.headers, response.body
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the whole body: the interface takes it in one piece.
-
-        Raises RequestRefusedError (413) as soon as it is known to be too large.
-        """
-        limit = self._settings.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                raise RequestRefusedError(
-                    413, f"the body has {int(value)} bytes, more than {limit}"
-                )
-        parts = bytearray()
-        while (message := await receive())["type"] == "http.request":
-            if not parts and not message["more_body"] and len(message["body"]) <= limit:
-                return message["body"]  # type: ignore[no-any-return]
-            parts += message["body"]
-            if len(parts) > limit:
-                raise RequestRefusedError(413, f"the body has more than {limit} bytes")
-            if not message["more_body"]:
-                return bytes(parts)
-        raise ClientGone
 
 
 async def _refuse_body(receive: Receive, send: Send, text: bytes) -> None:

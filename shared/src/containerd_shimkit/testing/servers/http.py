@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from containerd_shimkit.testing.apps import free_address
@@ -29,10 +29,16 @@ class Received:
     body: bytes
     connection: int
     """Which of the server's connections it came by, from 1."""
+    reader: asyncio.StreamReader = field(compare=False, repr=False)
 
     def all(self, name: str) -> list[str]:
         """Return the headers of that name."""
         return [v for n, v in self.headers if n == name]
+
+    async def gone(self) -> None:
+        """Return when the client has closed the connection."""
+        while await self.reader.read(1 << 16):
+            pass
 
 
 Answer: TypeAlias = Callable[[Received, asyncio.StreamWriter], Awaitable[bool | None]]
@@ -138,7 +144,7 @@ async def _receive(reader: asyncio.StreamReader, connection: int) -> Received | 
         body = await _chunks(reader)
     else:
         body = await reader.readexactly(int(fields.get("content-length", "0")))
-    return Received(method, target, headers, body, connection)
+    return Received(method, target, headers, body, connection, reader)
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
