@@ -39,6 +39,7 @@ class App:
         self.release = asyncio.Event()
         self.cancelled = 0
         self.requests: list[tuple[str, bytes]] = []
+        self.authorities: list[bytes | None] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
@@ -50,6 +51,7 @@ class App:
             if not message["more_body"]:
                 break
         self.requests.append((scope["path"], body))
+        self.authorities.append(scope.get("authority"))
         if scope["path"] == "/wait":
             self.entered.set()
             try:
@@ -125,6 +127,28 @@ def test_pipelined_requests_are_answered_in_order(chunk: int) -> None:
                 await connection.send(data[at : at + chunk])
             for number in range(10):
                 assert (await connection.response()).text == f"POST /{number} {number}"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "authority"),
+    [
+        ("/a", "/a", None),
+        ("http://h/a", "/a", b"h"),
+        ("http://h:81/a/b?c", "/a/b", b"h:81"),
+        ("HTTPS://h//a", "//a", b"h"),
+        ("http://h", "/", b"h"),
+        ("http://h?c", "/", b"h"),
+        ("http://[::1]:81/a://b", "/a://b", b"[::1]:81"),
+    ],
+)
+def test_target_may_be_a_whole_url(target: str, path: str, authority: bytes | None) -> None:
+    async def main() -> None:
+        async with serving() as running:
+            response = await fetch(running.port, target)
+            assert (response.status, response.text) == (200, f"GET {path} 0")
+            assert running.app.authorities == [authority]
 
     run(main)
 

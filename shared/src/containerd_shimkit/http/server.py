@@ -8,6 +8,7 @@ is ours, driven by events.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,9 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BACKLOG: Final = 2048
 _LINGER_SECONDS: Final = 2.0
+
+_ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)/?(.*)", re.S)
+"""A whole URL as a request's target: RFC 9112 section 3.2.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,10 @@ class HttpServer:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a bound on the request's head, in bytes and in time."""
+    """uvicorn's protocol with a bound on the request's head, in bytes and in time.
+
+    If a request's target is a whole URL, ``scope["authority"]`` is the host and port in it.
+    """
 
     def __init__(self, server: HttpServer) -> None:
         super().__init__(server.config, server.state, {})
@@ -187,12 +194,21 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop_head_timer()
         self._server.refresh_date()
         if self._head_size() <= self._server.settings.max_head_bytes:
+            if not self.url.startswith(b"/"):
+                self._split_url()
             super().on_headers_complete()
             return
         app, self.app = self.app, _answer_431
         self.url = b"/"  # the parser of URLs refuses long ones with a 400
         super().on_headers_complete()
         self.app = app
+
+    def _split_url(self) -> None:
+        """Leave path and query of a whole URL; uvicorn's code fails on one without a path."""
+        if (found := _ABSOLUTE.fullmatch(self.url)) is not None:
+            authority, rest = found.groups()
+            self.scope["authority"] = authority  # type: ignore[typeddict-unknown-key]
+            self.url = b"/" + rest
 
     def _head_size(self) -> int:
         """Return at least what the head has, in bytes; exactly if it may be too large."""
