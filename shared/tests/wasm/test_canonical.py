@@ -359,4 +359,5 @@ def test_others_are_served_while_a_large_result_is_handed_over(host: GuestHost) 
         turning.cancel()
 
     asyncio.run(run())
-    assert turns >= pauses >= 3
+    assert pauses >= 3
+    assert turns >= pauses // 2

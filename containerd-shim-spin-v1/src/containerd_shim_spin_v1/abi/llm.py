@@ -7,17 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi.canonical import (
-    F32,
-    STRING,
-    U32,
-    List,
-    Option,
-    Record,
-    Result,
-    Variant,
-)
-from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC
 from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.llm import (
@@ -28,6 +17,17 @@ from containerd_shim_spin_v1.host.llm import (
     LlmError,
     ModelNotSupportedError,
 )
+from containerd_shimkit.wasm.canonical import (
+    F32,
+    STRING,
+    U32,
+    List,
+    Option,
+    Record,
+    Result,
+    Variant,
+)
+from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC
 
 _PARAMS: Final = Record(U32, F32, U32, F32, U32, F32, make=InferencingParams)
 _INFERRED: Final = Record(

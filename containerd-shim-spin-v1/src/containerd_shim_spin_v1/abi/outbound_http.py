@@ -8,17 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi.canonical import (
-    BYTES,
-    STRING,
-    U16,
-    Enum,
-    List,
-    Option,
-    Record,
-    Result,
-)
-from containerd_shim_spin_v1.abi.exports import CURRENT_REALLOC
 from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.http import HttpRequest, HttpResponse, TooManyRequestsError
 from containerd_shim_spin_v1.host.http_client import Headers, RequestError, RequestFailedError
@@ -28,6 +17,17 @@ from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.outbound.urls import InvalidUrlError
 from containerd_shim_spin_v1.variables.values import VariableError
+from containerd_shimkit.wasm.canonical import (
+    BYTES,
+    STRING,
+    U16,
+    Enum,
+    List,
+    Option,
+    Record,
+    Result,
+)
+from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC
 
 _METHOD: Final = Enum("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _PAIRS: Final = List(Record(STRING, STRING))
