@@ -11,7 +11,7 @@ import pytest
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 from containerd_shim_spin_v1.runtime_config.reader import parse_runtime_config
-from containerd_shim_spin_v1.sources.dotenv_file import parse_dotenv
+from containerd_shim_spin_v1.variables.dotenv_file import parse_dotenv
 from containerd_shim_spin_v1.variables.sources import make_providers
 from containerd_shim_spin_v1.variables.values import (
     EnvironmentProvider,

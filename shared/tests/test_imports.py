@@ -26,6 +26,7 @@ ALONE = {
     "rpc": {"errors", "proto"},
     "wasm": {"errors"},
     "http": {"errors"},
+    "text": {"errors"},
 }
 
 

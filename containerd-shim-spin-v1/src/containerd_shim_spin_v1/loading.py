@@ -21,9 +21,9 @@ from containerd_shim_spin_v1.manifest.model import (
 )
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.settings import Settings
-from containerd_shim_spin_v1.sources.image_files import read_text
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ManifestError, MissingFileError
+from containerd_shimkit.text.image_files import read_text
 from containerd_shimkit.wasm.engine import EngineSettings, create_engine
 from containerd_shimkit.wasm.module import load_compiled, open_wasm
 from containerd_shimkit.wasm.preview1 import WasiTemplate

@@ -30,9 +30,9 @@ from containerd_shim_spin_v1.outbound.allowed_hosts import (
     parse_rule,
 )
 from containerd_shim_spin_v1.runtime_config.model import ClientTls, RuntimeConfig
-from containerd_shim_spin_v1.sources.image_files import read_text
 from containerd_shimkit.certificates import BUNDLES
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.text.image_files import read_text
 
 _MOST_FILES: Final = 1000
 _MOST_BUNDLE_BYTES: Final = 4 << 20

@@ -29,7 +29,7 @@ from containerd_shim_spin_v1.manifest.rules import (
     url_fault,
 )
 from containerd_shim_spin_v1.manifest.templates import Template, name_fault, parse_template
-from containerd_shim_spin_v1.sources.toml_reader import Rule, Table, nearest, type_name
+from containerd_shimkit.text.toml_reader import Rule, Table, nearest, type_name
 
 
 def read_variables(top: Table) -> dict[str, Variable]:

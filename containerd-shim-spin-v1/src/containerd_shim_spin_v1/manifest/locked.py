@@ -41,8 +41,8 @@ from containerd_shim_spin_v1.manifest.templates import Template, literal, name_f
 from containerd_shim_spin_v1.manifest.triggers import TriggerContext, read_address, read_trigger
 from containerd_shim_spin_v1.manifest.v2 import NO_COMPONENT_MODEL
 from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.sources.toml_reader import Problems, Table, nearest, shown
-from containerd_shim_spin_v1.sources.toml_source import ParsedFile
+from containerd_shimkit.text.toml_reader import Problems, Table, nearest, shown
+from containerd_shimkit.text.toml_source import ParsedFile
 
 _UNDERSTOOD = ("host_requirements", "component_host_requirements")
 _REQUIREMENTS = ("local_service_chaining",)

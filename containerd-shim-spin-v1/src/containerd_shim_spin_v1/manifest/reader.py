@@ -6,8 +6,8 @@ from containerd_shim_spin_v1.manifest.locked import parse_locked
 from containerd_shim_spin_v1.manifest.model import AppManifest
 from containerd_shim_spin_v1.manifest.v1 import parse_v1
 from containerd_shim_spin_v1.manifest.v2 import parse_v2
-from containerd_shim_spin_v1.sources.json_source import load_json
-from containerd_shim_spin_v1.sources.toml_source import load_toml
+from containerd_shimkit.text.json_source import load_json
+from containerd_shimkit.text.toml_source import load_toml
 
 LOCKED_SUFFIXES = (".json", ".lock")
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from containerd_shim_spin_v1.manifest.model import Variable
 from containerd_shim_spin_v1.manifest.templates import TemplateError, parse_template
 from containerd_shim_spin_v1.outbound.allowed_hosts import SKIPPED, entry_fault
-from containerd_shim_spin_v1.sources.toml_reader import Rule, nearest
+from containerd_shimkit.text.toml_reader import Rule, nearest
 
 
 def not_empty(text: str) -> str | None:

@@ -28,7 +28,7 @@ from containerd_shim_spin_v1.manifest.rules import (
     route_v2_fault,
 )
 from containerd_shim_spin_v1.manifest.templates import Template, literal, parse_template
-from containerd_shim_spin_v1.sources.toml_reader import Table
+from containerd_shimkit.text.toml_reader import Table
 
 
 @dataclass(slots=True)

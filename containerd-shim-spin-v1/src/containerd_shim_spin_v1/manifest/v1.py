@@ -47,8 +47,8 @@ from containerd_shim_spin_v1.manifest.rules import (
 from containerd_shim_spin_v1.manifest.templates import Template, literal
 from containerd_shim_spin_v1.outbound.allowed_hosts import ALLOW_ALL
 from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.sources.toml_reader import Problems, Table
-from containerd_shim_spin_v1.sources.toml_source import ParsedFile
+from containerd_shimkit.text.toml_reader import Problems, Table
+from containerd_shimkit.text.toml_source import ParsedFile
 
 _OF_VERSION_2 = {
     "application": "is of version 2; for that, write `spin_manifest_version = 2`",

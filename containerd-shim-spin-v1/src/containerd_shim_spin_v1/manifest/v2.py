@@ -31,8 +31,8 @@ from containerd_shim_spin_v1.manifest.rules import (
 from containerd_shim_spin_v1.manifest.templates import Template, literal
 from containerd_shim_spin_v1.manifest.triggers import TriggerContext, read_address, read_trigger
 from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
-from containerd_shim_spin_v1.sources.toml_reader import Problems, Table, nearest, type_name
-from containerd_shim_spin_v1.sources.toml_source import ParsedFile
+from containerd_shimkit.text.toml_reader import Problems, Table, nearest, type_name
+from containerd_shimkit.text.toml_source import ParsedFile
 
 NO_COMPONENT_MODEL = (
     "composes WebAssembly components, which are not supported yet, only core modules"

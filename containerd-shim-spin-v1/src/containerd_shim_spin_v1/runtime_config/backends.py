@@ -28,7 +28,7 @@ from containerd_shim_spin_v1.runtime_config.model import (
     StoreConfig,
     VaultConfig,
 )
-from containerd_shim_spin_v1.sources.toml_reader import Rule, Table, nearest
+from containerd_shimkit.text.toml_reader import Rule, Table, nearest
 
 _AUTHORITIES = ("AzurePublicCloud", "AzureChina", "AzureGermany", "AzureGovernment")
 

@@ -25,10 +25,10 @@ from containerd_shim_spin_v1.runtime_config.backends import (
     read_providers,
 )
 from containerd_shim_spin_v1.runtime_config.model import ClientTls, Network, RuntimeConfig
-from containerd_shim_spin_v1.sources.image_files import read_text
-from containerd_shim_spin_v1.sources.toml_reader import Problems, Table
-from containerd_shim_spin_v1.sources.toml_source import load_toml
 from containerd_shimkit.errors import MissingFileError
+from containerd_shimkit.text.image_files import read_text
+from containerd_shimkit.text.toml_reader import Problems, Table
+from containerd_shimkit.text.toml_source import load_toml
 
 FILE: Final = "runtime-config.toml"
 SETTING: Final = "RUNTIME_CONFIG_FILE"

@@ -23,10 +23,10 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from containerd_shim_spin_v1.runtime_config.model import AzureKeyVaultConfig
-from containerd_shim_spin_v1.sources.image_files import read_text
 from containerd_shim_spin_v1.variables.secret_server import SECONDS, SecretServer
 from containerd_shim_spin_v1.variables.values import ProviderError
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.text.image_files import read_text
 
 AUTHORITIES: Final = {
     "AzurePublicCloud": "https://login.microsoftonline.com",

@@ -19,10 +19,9 @@ from containerd_shim_spin_v1.runtime_config.model import (
     StaticConfig,
     VaultConfig,
 )
-from containerd_shim_spin_v1.sources.dotenv_file import NAME, parse_dotenv
-from containerd_shim_spin_v1.sources.image_files import read_text
 from containerd_shim_spin_v1.variables.azure_key_vault import AzureKeyVaultProvider, find_client
 from containerd_shim_spin_v1.variables.cached import CachedProvider
+from containerd_shim_spin_v1.variables.dotenv_file import NAME, parse_dotenv
 from containerd_shim_spin_v1.variables.values import (
     PREFIX,
     EnvironmentProvider,
@@ -31,6 +30,7 @@ from containerd_shim_spin_v1.variables.values import (
 )
 from containerd_shim_spin_v1.variables.vault import VaultProvider
 from containerd_shimkit.errors import MissingFileError
+from containerd_shimkit.text.image_files import read_text
 
 
 class StaticProvider:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.sources.json_source import load_json
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.text.json_source import load_json
 
 TEXT = """\
 {

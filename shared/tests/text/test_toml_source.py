@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.sources.toml_source import (
+from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.text.toml_source import (
     MANIFEST_MAX_CHARS,
     KeyPath,
     load_toml,
     scan_positions,
 )
-from containerd_shimkit.errors import ManifestError
 
 
 def place(text: str, *path: str | int) -> tuple[int, int]:

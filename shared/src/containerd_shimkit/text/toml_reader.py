@@ -14,8 +14,8 @@ from datetime import date, time
 from difflib import get_close_matches
 from typing import Any, TypeAlias, TypeVar
 
-from containerd_shim_spin_v1.sources.toml_source import KeyPath, ParsedFile
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.text.toml_source import KeyPath, ParsedFile
 
 Rule: TypeAlias = Callable[[str], str | None]
 """Returns what is wrong with a string, or None."""

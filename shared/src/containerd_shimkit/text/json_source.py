@@ -8,13 +8,13 @@ from bisect import bisect_right
 from json.decoder import py_scanstring as scanstring  # type: ignore[attr-defined]
 from typing import NoReturn
 
-from containerd_shim_spin_v1.sources.toml_source import (
+from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.text.toml_source import (
     MANIFEST_MAX_CHARS,
     KeyPath,
     ParsedFile,
     Position,
 )
-from containerd_shimkit.errors import ManifestError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN = re.compile(r"[^,\]}\s]*")
