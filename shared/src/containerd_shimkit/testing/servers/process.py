@@ -32,14 +32,17 @@ class Server:
         directory: Path,
         command: Callable[[Server], Sequence[str]],
         address: tuple[str, int],
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         """command: what runs the server in the foreground; its first word is a path.
 
         address: of the loopback; see ``free_address``.
+        stop_signal: what it ends at once on, whoever is connected.
         """
         self.directory = directory
         self.host, self.port = address
         self._command = command
+        self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,6 +54,14 @@ class Server:
     def log(self) -> Path:
         """What the server printed."""
         return self.directory / "server.log"
+
+    def write_file(self, name: str, content: bytes) -> Path:
+        """Write a file that only the server's user can read; return its path."""
+        path = self.directory / name
+        path.touch(0o600)
+        path.write_bytes(content)
+        _give_to_server(path)
+        return path
 
     def run(self, *command: str) -> str:
         """Run a command as the server's user, to its end; return what it printed."""
@@ -91,12 +102,12 @@ class Server:
         assert self._process is not None, "the server does not run"
         self._process.send_signal(number)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, number: signal.Signals | None = None) -> None:
         """End the server; ``start`` runs it again, on the same port with the same files."""
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(number)
+        process.send_signal(number or self._stop_signal)
         try:
             process.wait(_STOP_SECONDS)
         finally:
@@ -111,9 +122,19 @@ def server_user() -> str | None:
     return _NOBODY if os.geteuid() == 0 else None
 
 
-def need_program(name: str, package: str) -> str:
-    """Return the path of a server's program; skip the test where it is not installed."""
-    paths = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
+def _give_to_server(path: Path) -> None:
+    if (name := server_user()) is not None:
+        user = pwd.getpwnam(name)
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def need_program(name: str, package: str, *directories: Path) -> str:
+    """Return the path of a server's program; skip the test where it is not installed.
+
+    directories: where to look besides PATH.
+    """
+    more = map(str, (*directories, "/usr/sbin", "/usr/local/sbin"))
+    paths = ":".join((os.environ.get("PATH", os.defpath), *more))
     found = shutil.which(name, path=paths)
     if found is None:
         pytest.skip(f"needs {name}: apt-get install {package}")
@@ -125,9 +146,7 @@ def server_directory() -> Iterator[Path]:
     """A directory of the servers' user, short enough for a socket's path; removed afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="srv-"))
     try:
-        if (name := server_user()) is not None:
-            user = pwd.getpwnam(name)
-            os.chown(directory, user.pw_uid, user.pw_gid)
+        _give_to_server(directory)
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -138,14 +157,15 @@ def running_server(
     command: Callable[[Server], Sequence[str]],
     prepare: Callable[[Server], None] | None = None,
     address: tuple[str, int] | None = None,
+    stop_signal: signal.Signals = signal.SIGTERM,
 ) -> Iterator[Server]:
     """A server that accepts connections.
 
     command: returns the command line.  prepare: makes its files before the first start.
-    address: None is any free one.
+    address: None is any free one.  stop_signal: see ``Server``.
     """
     with server_directory() as directory:
-        server = Server(directory, command, address or free_address())
+        server = Server(directory, command, address or free_address(), stop_signal)
         try:
             if prepare is not None:
                 prepare(server)
