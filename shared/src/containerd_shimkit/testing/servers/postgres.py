@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,17 +31,19 @@ _SETTINGS: Final = {
 
 @contextmanager
 def running_postgres(
-    *, certificate: tuple[Path, Path] | None = None, **settings: str
+    *, certificate: tuple[Path, Path] | None = None, localhost: bool = False, **settings: str
 ) -> Iterator[Server]:
     """A PostgreSQL server with one user, who needs a password.
 
     certificate: PEM files of chain and key, for connections by TLS.
+    localhost: whether it listens there, too.
     settings: as in postgresql.conf.
     """
     # Debian has them in no PATH; the newest version's, if there are several.
     directories = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin"), reverse=True)
     initdb = need_program("initdb", "postgresql", *directories)
     program = need_program("postgres", "postgresql", *directories)
+    isready = need_program("pg_isready", "postgresql", *directories)
     settings = _SETTINGS | settings
 
     def prepare(server: Server) -> None:
@@ -61,12 +64,23 @@ def running_postgres(
     def command(server: Server) -> Sequence[str]:
         return [
             *(program, "-D", str(server.directory / "data")),
-            *("-h", server.host, "-p", str(server.port), "-k", str(server.directory)),
+            *(
+                "-h",
+                f"{server.host},localhost" if localhost else server.host,
+                "-p",
+                str(server.port),
+                "-k",
+                str(server.directory),
+            ),
             *(f"--{name}={value}" for name, value in settings.items()),
         ]
 
+    def ready(server: Server) -> bool:
+        asked = [isready, "-q", "-h", server.host, "-p", str(server.port)]
+        return subprocess.run(asked, check=False).returncode == 0
+
     # On SIGTERM it would wait for its clients to leave.
-    with running_server(command, prepare, signal.SIGINT) as server:
+    with running_server(command, prepare, signal.SIGINT, ready) as server:
         yield server
 
 

@@ -33,16 +33,19 @@ class Server:
         command: Callable[[Server], Sequence[str]],
         address: tuple[str, int],
         stop_signal: signal.Signals = signal.SIGTERM,
+        ready: Callable[[Server], bool] = lambda _: True,
     ) -> None:
         """command: what runs the server in the foreground; its first word is a path.
 
         address: of the loopback; see ``free_address``.
         stop_signal: what it ends at once on, whoever is connected.
+        ready: whether it serves; asked once its port is open.
         """
         self.directory = directory
         self.host, self.port = address
         self._command = command
         self._stop_signal = stop_signal
+        self._ready = ready
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,7 +80,7 @@ class Server:
         return done.stdout
 
     def start(self) -> None:
-        """Return when the port accepts connections."""
+        """Return when the server is ready."""
         with self.log.open("ab") as log:
             self._process = process = subprocess.Popen(
                 self._command(self),
@@ -92,10 +95,10 @@ class Server:
         def accepts() -> bool:
             assert process.poll() is None, f"the server ended: {self.log.read_text()[-2000:]}"
             with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
-                return True
+                return self._ready(self)
             return False
 
-        eventually(accepts, f"{process.args!r} accepts connections", _START_SECONDS)
+        eventually(accepts, f"{process.args!r} is ready", _START_SECONDS)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the running server."""
@@ -158,14 +161,15 @@ def running_server(
     prepare: Callable[[Server], None] | None = None,
     address: tuple[str, int] | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
+    ready: Callable[[Server], bool] = lambda _: True,
 ) -> Iterator[Server]:
     """A server that accepts connections.
 
     command: returns the command line.  prepare: makes its files before the first start.
-    address: None is any free one.  stop_signal: see ``Server``.
+    address: None is any free one.  stop_signal, ready: see ``Server``.
     """
     with server_directory() as directory:
-        server = Server(directory, command, address or free_address(), stop_signal)
+        server = Server(directory, command, address or free_address(), stop_signal, ready)
         try:
             if prepare is not None:
                 prepare(server)
