@@ -80,7 +80,7 @@ def running_postgres(
         return subprocess.run(asked, check=False).returncode == 0
 
     # On SIGTERM it would wait for its clients to leave.
-    with running_server(command, prepare, signal.SIGINT, ready) as server:
+    with running_server(command, prepare, stop_signal=signal.SIGINT, ready=ready) as server:
         yield server
 
 
