@@ -46,6 +46,7 @@ from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
 from containerd_shimkit.linux.lsm import ProcessLabels, check_mount_label
 from containerd_shimkit.linux.mounts import clone_readonly, mount_rootfs
+from containerd_shimkit.linux.names import use_files_and_dns
 from containerd_shimkit.linux.namespaces import NamespacePlan
 from containerd_shimkit.linux.paths import make_in_root
 from containerd_shimkit.linux.program import is_program
@@ -168,6 +169,7 @@ def _init(
         f"{request.kind.binary} {role} -namespace {request.namespace} -id {request.task_id}"
     )
     ca_bundle = None if request.bundle.is_pause else open_bundle()
+    use_files_and_dns()
     try:
         warnings += _isolate(request, control, plan, cgroup)
     except OrdinaryCommand:
