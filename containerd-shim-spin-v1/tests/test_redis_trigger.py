@@ -56,7 +56,7 @@ class Running:
     def __init__(
         self, subscriptions: Mapping[str, Sequence[tuple[str, Handler]]], options: Mapping[str, Any]
     ) -> None:
-        defaults: dict[str, Any] = {"max_requests": 10, "drain_seconds": 30.0}
+        defaults: dict[str, Any] = {"places": asyncio.Semaphore(10), "drain_seconds": 30.0}
         self.trigger = RedisTrigger(subscriptions, no_tls, **(defaults | dict(options)))
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(self.trigger.run(self._stop))
@@ -212,7 +212,7 @@ def test_handlers_at_once_are_limited(url: str) -> None:
         inbox = Inbox()
         inbox.go.clear()
         channels = [(f"c{number}", inbox) for number in range(8)]
-        async with running({url: channels}, max_requests=3):
+        async with running({url: channels}, places=asyncio.Semaphore(3)):
             await publish(url, *((name, b"x") for name, _ in channels))
             await inbox.until(lambda: inbox.at_once == 3)
             inbox.go.set()

@@ -193,12 +193,16 @@ async def _run_triggers(
     app: SpinApp, services: Services, ready: Callable[[], None], stop: asyncio.Event
 ) -> int:
     """Run all triggers until told to stop, or until the programs have ended if there are any."""
+    settings = app.settings
+    # Guests at once are limited for the app, not for each of its workers and triggers.
+    workers = settings.workers if _serves_http_only(app.manifest) else 1
+    places = asyncio.Semaphore(ceil(settings.max_requests / workers))
     serving = []
     if app.messages:
-        listening = await _redis_listener(app, services)
+        listening = await _redis_listener(app, services, places)
         serving.append(asyncio.create_task(listening.run(stop)))
     if app.socket is not None:
-        serving.append(asyncio.create_task(_serve_http(app, services, app.socket, stop)))
+        serving.append(asyncio.create_task(_serve_http(app, services, places, app.socket, stop)))
     programs = [asyncio.create_task(command.run(stop)) for command in app.commands]
     ready()
     if programs:
@@ -209,7 +213,9 @@ async def _run_triggers(
     return next((code for code in codes if code), ExitCode.OK)
 
 
-async def _redis_listener(app: SpinApp, services: Services) -> RedisListener:
+async def _redis_listener(
+    app: SpinApp, services: Services, places: asyncio.Semaphore
+) -> RedisListener:
     """Raises ProviderError for an address without its variables' values, ManifestError."""
     deadlines = Deadlines(app.settings.request_seconds)
     subscriptions: dict[str, list[tuple[str, Handler]]] = {}
@@ -221,7 +227,7 @@ async def _redis_listener(app: SpinApp, services: Services) -> RedisListener:
         return RedisListener(
             subscriptions,
             services.tls.default,
-            max_requests=app.settings.max_requests,
+            places=places,
             drain_seconds=app.settings.drain_seconds,
         )
     except AddressError as exc:
@@ -275,18 +281,21 @@ def _callable(responders: Iterable[HttpComponent | StaticResponder]) -> dict[str
 
 
 async def _serve_http(
-    app: SpinApp, services: Services, sock: socket.socket, stop: asyncio.Event
+    app: SpinApp,
+    services: Services,
+    places: asyncio.Semaphore,
+    sock: socket.socket,
+    stop: asyncio.Event,
 ) -> None:
     settings = app.settings
-    # Requests in flight are limited for the app, not for each of its workers.
-    share = replace(settings, max_requests=ceil(settings.max_requests / settings.workers))
     trigger = HttpServing(
         app.manifest.name,
         app.manifest.version,
         app.router,
         app.responders,
         app.callable_components,
-        share,
+        settings,
+        places,
     )
     services.http.use_chain(trigger.answer_chained)
     server = HttpServer(

@@ -58,10 +58,12 @@ class HttpTrigger:
         components: Sequence[HttpComponent | StaticResponder],
         callable_components: Mapping[str, HttpComponent],
         settings: Settings,
+        places: asyncio.Semaphore,
     ) -> None:
         """components: what answers, for each of the router's routes.
 
-        callable_components: what answers other components, by id in lower case.
+        callable_components: what answers other components, by id in lower case.  places: for guests
+        of the app at once.
         """
         self._name = name
         self._version = version
@@ -71,7 +73,7 @@ class HttpTrigger:
         self._callable_components = callable_components
         self._settings = settings
         self._deadlines = Deadlines(settings.request_seconds)
-        self._in_flight = 0
+        self._places = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -83,14 +85,11 @@ class HttpTrigger:
             await _respond(send, reserved.status, headers, reserved.body)
         elif (match := self._router.match(path)) is None:
             await _respond(send, 404, [], b"")
-        elif self._in_flight >= self._settings.max_requests:
+        elif self._places.locked():
             await respond_text(send, 503, "too many requests in flight\n")
         else:
-            self._in_flight += 1
-            try:
+            async with self._places:
                 await self._answer(match, scope, receive, send)
-            finally:
-                self._in_flight -= 1
 
     async def _answer(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         component = self._components[match.route.index]
@@ -133,7 +132,7 @@ class HttpTrigger:
         found = self._find_chained(request, path)
         if isinstance(found, ChainedResponse):
             return found
-        if self._in_flight >= self._settings.max_requests:
+        if self._places.locked():
             raise TooManyRequestsError("too many requests in flight, the app's own included")
         host = request.host or client_address(self._settings.host, self._settings.port)
         headers = [(name.encode(), value.encode()) for name, value in request.headers]
@@ -146,16 +145,14 @@ class HttpTrigger:
             "headers": [(b"host", host.encode()), *headers],
             "client": None,
         }
-        self._in_flight += 1
-        try:
-            return ChainedResponse(*await found.answer(scope, request.body))
-        except RequestRefusedError as exc:
-            return ChainedResponse(exc.http_status, [], f"{exc}\n".encode())
-        except (GuestError, ShimError) as exc:
-            log.error("component %r: %s failed: %s", found.component.id, _line(scope), exc)
-            return ChainedResponse(500, [], b"")
-        finally:
-            self._in_flight -= 1
+        async with self._places:
+            try:
+                return ChainedResponse(*await found.answer(scope, request.body))
+            except RequestRefusedError as exc:
+                return ChainedResponse(exc.http_status, [], f"{exc}\n".encode())
+            except (GuestError, ShimError) as exc:
+                log.error("component %r: %s failed: %s", found.component.id, _line(scope), exc)
+                return ChainedResponse(500, [], b"")
 
     def _find_chained(self, request: ChainedRequest, path: str) -> _Call | ChainedResponse:
         if request.component_id is not None:

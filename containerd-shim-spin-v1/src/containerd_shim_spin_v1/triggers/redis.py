@@ -55,15 +55,14 @@ class RedisTrigger:
         subscriptions: Mapping[str, Sequence[tuple[str, Handler]]],
         tls: Callable[[], ssl.SSLContext],
         *,
-        max_requests: int,
+        places: asyncio.Semaphore,
         drain_seconds: float,
     ) -> None:
         """subscriptions: channels and their handlers, by the server's address.
 
-        tls: returns the context for ``rediss://``.  max_requests: handlers that run at once.
+        tls: returns the context for ``rediss://``.  places: for guests of the app at once.
         Raises AddressError.
         """
-        places = asyncio.Semaphore(max_requests)
         self._drain_seconds = drain_seconds
         self._servers = [
             _Server(RedisAddress.parse(address), channels, tls, places)
