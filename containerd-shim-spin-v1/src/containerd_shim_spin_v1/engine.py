@@ -203,7 +203,7 @@ async def _run_triggers(
         serving.append(asyncio.create_task(listening.run(stop)))
     if app.socket is not None:
         serving.append(asyncio.create_task(_serve_http(app, services, places, app.socket, stop)))
-    programs = [asyncio.create_task(command.run(stop)) for command in app.commands]
+    programs = [asyncio.create_task(_run_program(run, places, stop)) for run in app.commands]
     ready()
     if programs:
         await asyncio.wait(programs)
@@ -211,6 +211,11 @@ async def _run_triggers(
     await asyncio.gather(*serving)
     codes = [program.result() for program in programs]
     return next((code for code in codes if code), ExitCode.OK)
+
+
+async def _run_program(run: CommandRun, places: asyncio.Semaphore, stop: asyncio.Event) -> int:
+    async with places:
+        return await run.run(stop)
 
 
 async def _redis_listener(
