@@ -67,7 +67,7 @@ def run(
 
     async def whole() -> None:
         host = KeyValueHost.of(
-            parse_runtime_config(config), no_tls, root=directory, directory=directory / "etc"
+            parse_runtime_config(config), no_tls, root=directory, directory=Path("/etc")
         )
         try:
             async with asyncio.timeout(60):
@@ -265,7 +265,9 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("", ".spin/sqlite_key_value.db"),
         ('state_dir = "state/of"', "state/of/sqlite_key_value.db"),
+        ('state_dir = "/state"', "state/sqlite_key_value.db"),
         ('[key_value_store.default]\ntype = "spin"\npath = "kv.db"', "etc/kv.db"),
+        ('[key_value_store.default]\ntype = "spin"\npath = "/data/kv.db"', "data/kv.db"),
     ],
 )
 def test_file_is_made_when_it_is_needed(config: str, path: str, tmp_path: Path) -> None:

@@ -34,5 +34,7 @@ async def handle_message(guest: Guest, handler: Handler, payload: bytes) -> None
     (at,) = guest.allocate(guest.export(handler.realloc), [(1, len(payload))])
     guest.write(at, payload)
     result = await guest.call(guest.export(handler.function), at, len(payload))
-    if guest.read(result, 1) != b"\0":
+    is_error, error = guest.read(result, 2)
+    # An error of case ``success`` is none, as Spin has it.
+    if is_error and error != 0:
         raise MessageFailedError("the component returned an error")

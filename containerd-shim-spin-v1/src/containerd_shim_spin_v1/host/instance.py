@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from containerd_shim_spin_v1.host.key_value import KeyValueSession
 from containerd_shim_spin_v1.host.mqtt import MqttSession
+from containerd_shim_spin_v1.host.redis import RedisSession
 from containerd_shim_spin_v1.host.services import Services
 from containerd_shim_spin_v1.manifest.model import Component
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
@@ -11,7 +13,7 @@ from containerd_shim_spin_v1.outbound.access import OutboundAccess
 class Instance:
     """Made for each guest, and closed after it."""
 
-    __slots__ = ("_mqtt", "access", "component", "depth", "services")
+    __slots__ = ("_key_value", "_mqtt", "_redis", "access", "component", "depth", "services")
 
     def __init__(
         self, component: Component, access: OutboundAccess, services: Services, depth: int = 0
@@ -21,11 +23,19 @@ class Instance:
         self.access = access
         self.services = services
         self.depth = depth
+        self._key_value: KeyValueSession | None = None
         self._mqtt: MqttSession | None = None
+        self._redis: RedisSession | None = None
 
     @property
     def component_id(self) -> str:
         return self.component.id
+
+    @property
+    def key_value(self) -> KeyValueSession:
+        if self._key_value is None:
+            self._key_value = self.services.key_value.session(self.component.key_value_stores)
+        return self._key_value
 
     @property
     def mqtt(self) -> MqttSession:
@@ -34,9 +44,17 @@ class Instance:
         return self._mqtt
 
     @property
+    def redis(self) -> RedisSession:
+        if self._redis is None:
+            self._redis = self.services.redis.session(self.access)
+        return self._redis
+
+    @property
     def has_open(self) -> bool:
         """Whether there is anything to close."""
-        return False
+        return self._redis is not None and self._redis.has_open
 
     async def close(self) -> None:
         """Close what the guest left open."""
+        if self._redis is not None:
+            await self._redis.close()

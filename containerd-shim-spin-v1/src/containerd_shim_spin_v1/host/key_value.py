@@ -66,8 +66,8 @@ class KeyValueHost:
     ) -> KeyValueHost:
         """Return the stores of the runtime configuration, and the default one.
 
-        tls: returns the context for ``rediss://``.  root: of the container's files.  directory: of
-        the configuration file, which paths in it are relative to.
+        tls: returns the context for ``rediss://``.  root: of the container's files.  directory: in
+        the container, that of the configuration file, which paths in it are relative to.
         Kinds that are not supported are left out, see ``check_labels``.  Raises ManifestError.
         """
         pool = RedisPool(tls, max_connections=MAX_REDIS_CONNECTIONS)
@@ -77,7 +77,7 @@ class KeyValueHost:
                 case FileStore(None):
                     stores[label] = MemoryStore(label)
                 case FileStore(str() as path):
-                    stores[label] = SqliteFileStore(label, directory / path)
+                    stores[label] = SqliteFileStore(label, _inside(root, directory / path))
                 case RedisStore(url):
                     stores[label] = RedisKeyValueStore(label, _address(label, url), pool)
         return cls(stores, pool)
@@ -112,7 +112,12 @@ def _address(label: str, url: str) -> RedisAddress:
 def _default_store(config: RuntimeConfig, root: Path) -> Store:
     if config.state_dir == "":
         return MemoryStore(DEFAULT)
-    return SqliteFileStore(DEFAULT, root / (config.state_dir or DEFAULT_STATE_DIR) / _FILE)
+    path = Path("/", config.state_dir or DEFAULT_STATE_DIR, _FILE)
+    return SqliteFileStore(DEFAULT, _inside(root, path))
+
+
+def _inside(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
 
 
 class KeyValueSession:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from containerd_shim_spin_v1.host.http import HttpHost
+from containerd_shim_spin_v1.host.key_value import KeyValueHost, check_store_addresses
 from containerd_shim_spin_v1.host.llm import LlmHost
 from containerd_shim_spin_v1.host.mqtt import MqttHost
 from containerd_shim_spin_v1.host.networks import Networks
+from containerd_shim_spin_v1.host.redis import RedisHost
 from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.manifest.model import AppManifest
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
@@ -30,6 +32,10 @@ class ServiceSources:
     config: RuntimeConfig
     providers: list[Provider]
     tls: TlsContexts
+    root: Path
+    """Of the container's files."""
+    directory: Path
+    """In the container: what paths of the runtime configuration are relative to."""
 
     @classmethod
     def read(
@@ -39,17 +45,19 @@ class ServiceSources:
 
         root: of the container's files.  Raises ManifestError, MissingFileError.
         """
+        check_store_addresses(config)
+        directory = config_directory(context.env)
         tls = TlsContexts(
             config,
             context.env,
-            directory=config_directory(context.env),
+            directory=directory,
             root=root,
             ca_bundle=context.ca_bundle,
         )
         tls.check()
         version = manifest.manifest_version
         providers = make_providers(root, context.env, config, version, tls.default)
-        return cls(manifest, config, providers, tls)
+        return cls(manifest, config, providers, tls, root, directory)
 
 
 class Services:
@@ -69,6 +77,10 @@ class Services:
             max_connections=config.max_connections.get("mqtt"),
             max_payload_bytes=config.max_payload_size_bytes,
         )
+        self.redis = RedisHost(sources.tls.default, networks, config.max_connections.get("redis"))
+        self.key_value = KeyValueHost.of(
+            config, sources.tls.default, root=sources.root, directory=sources.directory
+        )
 
     @classmethod
     async def open(cls, sources: ServiceSources) -> Services:
@@ -86,5 +98,7 @@ class Services:
         await self.http.close()
         await self.llm.close()
         await self.mqtt.close()
+        await self.redis.close()
+        await self.key_value.close()
         for provider in self._providers:
             await provider.close()
