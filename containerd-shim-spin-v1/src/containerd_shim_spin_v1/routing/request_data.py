@@ -9,6 +9,10 @@ Where this is not as in Spin 1.x:
   and a guest that takes the first of two equal headers believes the client.
 - A Host header that is no host, or a second one, is answered 400; Spin closes the connection for
   the former and takes the first of several.
+- So is a Host header that is not the host of a target that is a whole URL. Spin 1.x believes the
+  header; Spin 3 fails the request with 500.
+- Without either the host is ``localhost``, as in Spin 1.x, whatever the manifest's version: Spin 3
+  fails the request, but a health check of HTTP/1.0 need not know a host.
 
 As in Spin, another header whose value is not UTF-8 fails the request with 500: guests get strings.
 Sources: Spin 1.5 crates/trigger-http/src/{lib,spin}.rs.
@@ -166,12 +170,22 @@ def chained_match(component_id: str, path: str) -> Match:
     return Match(route, path)
 
 
-def request_host(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the Host header, ``localhost`` if there is none.
+def request_host(headers: Iterable[tuple[bytes, bytes]], authority: bytes | None = None) -> str:
+    """Return the request's host, with its port if there is one; ``localhost`` if nobody says.
 
-    Raises RequestRefusedError (400) for what is no host with or without a port, and for several.
+    authority: of a target that is a whole URL; one that only requests within the app have says
+    nothing.
+    Raises RequestRefusedError (400) for what is no host with or without a port, for several, and
+    for a Host header that is not that of the URL.
     """
     values = [value for name, value in headers if name == b"host"]
+    if authority is not None:
+        if values and values[0].lower() != authority.lower():
+            raise RequestRefusedError(
+                400, f"Host header {values[0][:80]!r} is not the URL's {authority[:80]!r}"
+            )
+        if _OWN_HOST.fullmatch(authority) is None:
+            values = values or [authority]
     if not values:
         return DEFAULT_HOST
     if len(values) > 1 or _HOST.fullmatch(values[0]) is None:

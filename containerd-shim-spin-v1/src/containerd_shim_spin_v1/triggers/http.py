@@ -223,7 +223,7 @@ class _Call:
         if isinstance(component, StaticResponder):
             return component.status, component.headers, component.body
         raw_headers = scope["headers"]
-        host = request_host(raw_headers)
+        host = request_host(raw_headers, scope.get("authority"))
         target = request_target(scope["raw_path"], scope["query_string"])
         url = full_url(scope["scheme"], host, target)
         client_host, client_port = scope["client"] or ("0.0.0.0", 0)
