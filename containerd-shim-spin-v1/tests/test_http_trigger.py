@@ -1,10 +1,12 @@
-"""The HTTP trigger as clients and guests see it, with real guests."""
+"""The HTTP trigger as clients and guests see it, with real guests.
+
+What Spin's rules say is in ``conformance``; this is what may go wrong, and what goes beyond them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import re
 import time
@@ -52,16 +54,6 @@ def test_chunked_request_is_put_together(probe: Image, chunk: int) -> None:
     probe.run(main)
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_method_and_target_reach_the_guest(probe: Image, method: str) -> None:
-    async def main(port: int) -> None:
-        response = await fetch(port, "/headers?a=b&c=%2F", method=method)
-        # The probe knows its path from spin-path-info, the URI has the query.
-        assert response.text.splitlines()[0] == f"{method} /headers?a=b&c=%2F"
-
-    probe.run(main)
-
-
 def test_head_gets_no_body(probe: Image) -> None:
     async def main(port: int) -> None:
         async with connected(port) as connection:
@@ -73,40 +65,11 @@ def test_head_gets_no_body(probe: Image) -> None:
     probe.run(main)
 
 
-@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "LOCK", "QUERY"])
-def test_other_methods_are_405(probe: Image, method: str) -> None:
+@pytest.mark.parametrize(("method", "target"), [("CONNECT", "test:80"), ("QUERY", "/echo")])
+def test_method_that_the_server_does_not_take(probe: Image, method: str, target: str) -> None:
     async def main(port: int) -> None:
-        response = await fetch(port, "test:80" if method == "CONNECT" else "/echo", method=method)
-        assert response.status in ((400, 405) if method in ("CONNECT", "QUERY") else (405,))
-        if response.status == 405:
-            assert response.body == b""
+        assert (await fetch(port, target, method=method)).status in (400, 405)
         assert (await fetch(port, "/echo")).status == 200
-
-    probe.run(main)
-
-
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        (200, 200),
-        (201, 201),
-        (299, 299),
-        (301, 301),
-        (404, 404),
-        (418, 418),
-        (599, 599),
-        (0, 500),
-        (99, 500),
-        (600, 500),
-        (999, 500),
-        (65535, 500),
-        (100, 500),
-        (101, 500),
-    ],
-)
-def test_status_of_the_guest(probe: Image, code: int, status: int) -> None:
-    async def main(port: int) -> None:
-        assert (await fetch(port, f"/status?code={code}")).status == status
 
     probe.run(main)
 
@@ -130,13 +93,6 @@ def test_response_without_headers_or_body(probe: Image) -> None:
         response = await fetch(port, "/no-body")
         assert (response.status, response["content-length"]) == (200, "0")
         assert {name for name, _ in response.headers} == {"date", "content-length"}
-
-    probe.run(main)
-
-
-def test_of_duplicate_response_headers_the_last_wins(probe: Image) -> None:
-    async def main(port: int) -> None:
-        assert (await fetch(port, "/header-dup"))["x-dup"] == "last"
 
     probe.run(main)
 
@@ -233,165 +189,6 @@ def test_files_are_seen_and_nothing_else(image: Image, tmp_path: Path) -> None:
 
     image.run(main)
     assert (image.root / "static" / "page.html").read_text() == "page"
-
-
-# Routes and request data
-
-
-def table(text: str) -> dict[str, list[str]]:
-    lines = [line.partition(": ") for line in text.splitlines()[1:]]
-    found: dict[str, list[str]] = {}
-    for name, _, value in lines:
-        found.setdefault(name, []).append(value)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("base", "route", "path", "path_info"),
-    [
-        ("/", "/...", "/headers", "/headers"),
-        ("/", "/a/...", "/a/headers", "/headers"),
-        ("/base", "/a/...", "/base/a/headers", "/headers"),
-        ("/base/", "/a/...", "/base/a/headers", "/headers"),
-        ("/base/", "a/...", "/base/a/headers", "/headers"),
-    ],
-)
-def test_route_data_reaches_the_guest(
-    image: Image, base: str, route: str, path: str, path_info: str
-) -> None:
-    image.base(base)
-    image.component("probe", route)
-
-    async def main(port: int) -> None:
-        async with connected(port) as connection:
-            await connection.send(head("GET", path + "?q=1", host="example.com:8080"))
-            response = await connection.response()
-            client = f"127.0.0.1:{connection.local_port}"
-        headers = table(response.text)
-        assert response.text.splitlines()[0] == f"GET {path}?q=1"
-        assert headers["host"] == ["example.com:8080"]
-        assert headers["spin-path-info"] == [path_info]
-        assert headers["spin-full-url"] == [f"http://example.com:8080{path}?q=1"]
-        slashed = route if route.startswith("/") else f"/{route}"
-        assert headers["spin-matched-route"] == [base.removesuffix("/") + slashed]
-        assert headers["spin-base-path"] == [base]
-        assert headers["spin-raw-component-route"] == [route]
-        assert headers["spin-component-route"] == [route.removesuffix("/...")]
-        assert headers["spin-client-addr"] == [client]
-
-    image.run(main)
-
-
-def test_clients_cannot_pretend(probe: Image) -> None:
-    names = ["path-info", "full-url", "matched-route", "base-path", "raw-component-route"]
-    names += ["component-route", "client-addr"]
-    forged = [(f"{prefix}-{name}", "forged") for name in names for prefix in ("spin", "SPIN")]
-
-    async def main(port: int) -> None:
-        headers = [*forged, ("spin-other", "mine"), ("X-Twice", "1"), ("x-twice", "2")]
-        response = await fetch(port, "/headers", headers=headers)
-        found = table(response.text)
-        assert "forged" not in response.text
-        assert all(len(found[f"spin-{name}"]) == 1 for name in names)
-        assert found["spin-other"] == ["mine"]
-        assert found["x-twice"] == ["1", "2"]
-
-    probe.run(main)
-
-
-@pytest.mark.parametrize(
-    ("path", "component"),
-    [
-        ("/exact", "exact"),
-        ("/exact/", "exact"),
-        ("/exact/more", "root"),
-        ("/a", "a"),
-        ("/a/", "a"),
-        ("/a/x", "a"),
-        ("/a/b", "a-b"),
-        ("/a/b/c", "a-b"),
-        ("/ab", "root"),
-        ("/", "root"),
-        ("/anything", "root"),
-        ("/%65xact", "root"),
-        ("//exact", "root"),
-        ("/a?x=/exact", "a"),
-        ("http://test/exact", "exact"),
-    ],
-)
-def test_most_specific_route_answers(image: Image, path: str, component: str) -> None:
-    routes = {"root": "/...", "exact": "/exact", "a": "/a/...", "a-b": "/a/b/..."}
-    for name, route in routes.items():
-        image.component(
-            "wagi_probe",
-            route,
-            id_=name,
-            trigger='executor = { type = "wagi" }',
-            more=f'environment = {{ NAME = "{name}" }}',
-        )
-
-    async def main(port: int) -> None:
-        separator = "&" if "?" in path else "?"
-        response = await fetch(port, f"{path}{separator}mode=env")
-        assert f"NAME={component}" in response.text.splitlines()
-
-    image.run(main)
-
-
-def test_no_route_is_an_empty_404(image: Image) -> None:
-    image.component("probe", "/only")
-
-    async def main(port: int) -> None:
-        for path in ("/", "/other", "/only/more", "/onl"):
-            response = await fetch(port, path, method="POST", body=b"x" * 1000)
-            assert (response.status, response.body) == (404, b"")
-            assert response["content-length"] == "0"
-
-    image.run(main)
-
-
-def test_reserved_paths_are_answered_by_the_shim(probe: Image) -> None:
-    async def main(port: int) -> None:
-        health = await fetch(port, "/.well-known/spin/health")
-        assert (health.status, health.body) == (200, b"OK")
-        info = await fetch(port, "/.well-known/spin/info")
-        assert info["content-type"] == "application/json"
-        assert json.loads(info.body) == {"name": "test", "version": "1.2.3"}
-        assert (await fetch(port, "/.well-known/spin/health", method="HEAD")).status == 200
-        for path in ("other", "health/", "info/x", ""):
-            response = await fetch(port, f"/.well-known/spin/{path}")
-            assert (response.status, response.body) == (404, b"")
-
-    probe.run(main)
-
-
-@pytest.mark.parametrize("host", ["", "a b", "a/b", "a@b", "[::1"])
-def test_bad_host_is_400(probe: Image, host: str) -> None:
-    async def main(port: int) -> None:
-        response = await fetch(port, "/echo", host=host)
-        assert response.status == 400
-        assert "bad Host header" in response.text
-
-    probe.run(main)
-
-
-def test_missing_host_is_localhost(probe: Image) -> None:
-    async def main(port: int) -> None:
-        async with connected(port) as connection:
-            await connection.send(b"GET /headers HTTP/1.0\r\n\r\n")
-            text = (await connection.response()).text
-        assert table(text)["spin-full-url"] == ["http://localhost/headers"]
-
-    probe.run(main)
-
-
-def test_header_that_is_no_utf8_is_refused(probe: Image) -> None:
-    async def main(port: int) -> None:
-        assert (await fetch(port, "/headers", headers=[("x-bad", b"\xff")])).status == 500
-        response = await fetch(port, "/headers", headers=[("x-good", "ä".encode())])
-        assert table(response.text)["x-good"] == ["ä"]
-
-    probe.run(main)
 
 
 # Limits
@@ -589,29 +386,9 @@ def wagi(image: Image) -> Image:
 @pytest.mark.parametrize(
     ("mode", "status", "body"),
     [
-        ("normal", 200, "normal\n"),
-        ("crlf", 200, "normal\n"),
-        ("duplicate", 200, "normal\n"),
-        ("status", 418, "short and stout\n"),
-        ("location", 302, ""),
-        (
-            "no-headers",
-            500,
-            "Exactly one of 'location' or 'content-type' must be specified",
-        ),
-        ("bad-status", 502, "normal\n"),
         ("bad-header", 500, ""),
-        (
-            "no-blank-line",
-            500,
-            "Exactly one of 'location' or 'content-type' must be specified",
-        ),
-        ("empty", 500, ""),
-        ("exit&code=0", 200, "normal\n"),
-        ("exit&code=1", 500, ""),
         ("stderr", 200, "normal\n"),
         ("sleep&ms=20", 200, "normal\n"),
-        ("trap", 500, ""),
         ("big&bytes=300000", 200, "x" * 300_000),
     ],
 )
@@ -622,10 +399,6 @@ def test_wagi_modes(wagi: Image, mode: str, status: int, body: str) -> None:
                 await connection.send(head("GET", f"/wagi/x?mode={mode}"))
                 response = await connection.response()
                 assert (response.status, response.text) == (status, body)
-                if mode == "location":
-                    assert response["location"] == "/elsewhere"
-                if mode == "duplicate":
-                    assert response["x-dup"] == "last"
 
     wagi.run(main)
     assert wagi.stderr == ("a line on standard error\n" * 2 if mode == "stderr" else "")
@@ -641,66 +414,6 @@ def test_wagi_body_is_stdin(wagi: Image, size: int) -> None:
         assert response.body == body
 
     wagi.run(main)
-
-
-def test_wagi_environment(wagi: Image) -> None:
-    async def main(port: int) -> None:
-        async with connected(port) as connection:
-            headers = [("x-some", "value"), ("authorization", "secret"), ("content-length", "4")]
-            data = head("POST", "/wagi/a%20b?mode=env", headers, host="name:81") + b"body"
-            await connection.send(data)
-            text = (await connection.response()).text
-            client = f"127.0.0.1:{connection.local_port}"
-        env = dict(line.split("=", 1) for line in text.splitlines())
-        expected = {
-            "AUTH_TYPE": "",
-            "CONTENT_LENGTH": "4",
-            "CONTENT_TYPE": "",
-            "GATEWAY_INTERFACE": "CGI/1.1",
-            "HTTP_X_SOME": "value",
-            "PATH_INFO": "/a%20b",
-            "PATH_TRANSLATED": "/a b",
-            "QUERY_STRING": "mode=env",
-            "REMOTE_ADDR": "127.0.0.1",
-            "REMOTE_HOST": "127.0.0.1",
-            "REMOTE_USER": "",
-            "REQUEST_METHOD": "POST",
-            "SCRIPT_NAME": "/wagi",
-            "SERVER_NAME": "name",
-            "SERVER_PORT": "81",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "SERVER_SOFTWARE": "WAGI/1",
-            "X_CLIENT_ADDR": client,
-            "X_FULL_URL": "http://name:81/wagi/a%20b?mode=env",
-            "X_MATCHED_ROUTE": "/wagi/...",
-            "X_RAW_PATH_INFO": "/a%20b",
-        }
-        assert {name: env.get(name) for name in expected} == expected
-        assert "HTTP_AUTHORIZATION" not in env
-
-    wagi.run(main)
-
-
-def test_wagi_takes_every_method_and_its_arguments(wagi: Image) -> None:
-    async def main(port: int) -> None:
-        assert (await fetch(port, "/wagi", method="PROPFIND")).status == 200
-        text = (await fetch(port, "/wagi/p?mode=args&x=1")).text
-        assert text.splitlines() == ["/wagi/p", "mode=args", "x=1"]
-
-    wagi.run(main)
-
-
-def test_wagi_arguments_by_template(image: Image) -> None:
-    image.component(
-        "wagi_probe",
-        "/w",
-        trigger='executor = { type = "wagi", argv = "one ${SCRIPT_NAME} ${ARGS}" }',
-    )
-
-    async def main(port: int) -> None:
-        assert (await fetch(port, "/w?mode=args")).text.split() == ["one", "/w", "mode=args"]
-
-    image.run(main)
 
 
 def test_wagi_loop_is_504(wagi: Image) -> None:

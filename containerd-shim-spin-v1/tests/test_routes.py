@@ -8,106 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerd_shim_spin_v1.routing.v1 import RoutePattern, Router, answer_reserved, is_reserved
+from spin_rules.answers import NOT_RESERVED, RESERVED
+from spin_rules.routes_v1 import ROUTES_V1
+from spin_rules.routing import Routing, sent_path
 
 
-@pytest.mark.parametrize(
-    ("base", "route", "path", "path_info"),
-    [
-        # path_info None: no match
-        pytest.param("/", "/foo", "/foo", "", id="exact"),
-        pytest.param("/", "/foo", "/foo/", "/", id="exact, one trailing slash"),
-        pytest.param("/", "/foo", "/foo//", None, id="exact, two trailing slashes"),
-        pytest.param("/", "/foo/", "/foo", "", id="route with trailing slash"),
-        pytest.param("/", "/foo//", "/foo", None, id="route with two trailing slashes"),
-        pytest.param("/", "/foo//", "/foo//", "/", id="route and path with two"),
-        pytest.param("/", "/foo", "/foo/bar", None, id="exact is no prefix"),
-        pytest.param("/", "/foo", "/Foo", None, id="case counts"),
-        pytest.param("/", "/", "/", "/", id="root"),
-        pytest.param("/", "/", "", "/", id="empty path is the root"),
-        pytest.param("/", "/", "//", None, id="two slashes are not the root"),
-        pytest.param("/", "/", "/x", None, id="root is no prefix"),
-        pytest.param("/", "", "/", "/", id="empty route is the root"),
-        pytest.param("/", "foo", "/foo", "", id="leading slash added"),
-        pytest.param("/base", "foo", "/base/foo", "", id="leading slash added after base"),
-        pytest.param("", "/foo", "/foo", "", id="empty base"),
-        pytest.param("/base", "/foo", "/base/foo", "", id="base"),
-        pytest.param("/base/", "/foo", "/base/foo", "", id="base with trailing slash"),
-        pytest.param("/base//", "/foo", "/base//foo", "", id="base with two"),
-        pytest.param("/base", "/foo", "/foo", None, id="base missing"),
-        pytest.param("/base", "/", "/base", "", id="root below base"),
-        pytest.param("/base", "/", "/base/", "/", id="root below base, slash"),
-        pytest.param("/", "/...", "/", "/", id="catch-all, root"),
-        pytest.param("/", "/...", "", "/", id="catch-all, empty path"),
-        pytest.param("/", "/...", "/a/b/", "/a/b/", id="catch-all, deep"),
-        pytest.param("/", "/...", "//a", "//a", id="catch-all, double slash"),
-        pytest.param("/", "/...", "*", None, id="asterisk form matches nothing"),
-        pytest.param("/", "/foo/...", "/foo", "", id="prefix itself"),
-        pytest.param("/", "/foo/...", "/foo/", "/", id="prefix and slash"),
-        pytest.param("/", "/foo/...", "/foo/bar", "/bar", id="below prefix"),
-        pytest.param("/", "/foo/...", "/foo/bar/", "/bar/", id="trailing slash stays in the rest"),
-        pytest.param("/", "/foo/...", "/foo//bar", "//bar", id="double slash below prefix"),
-        pytest.param("/", "/foo/...", "/foobar", None, id="prefix ends at a slash"),
-        pytest.param("/", "/foo/.../", "/foo/bar", "/bar", id="wildcard with trailing slash"),
-        pytest.param("/base", "/...", "/base/x", "/x", id="catch-all below base"),
-        pytest.param("/base", "/...", "/basex", None, id="base ends at a slash"),
-        pytest.param("/", "/foo...", "/foo/x", None, id="dots without slash are text"),
-        pytest.param("/", "/:id", "/7", None, id="names are text"),
-        pytest.param("/", "/a%20b", "/a%20b", "", id="encoded matches encoded"),
-        pytest.param("/", "/a/b", "/a%2Fb", None, id="nothing is decoded"),
-        pytest.param("/", "/a%2fb", "/a%2Fb", None, id="case of escapes counts"),
-        pytest.param("/", "/a/...", "/a/../b", "/../b", id="dot segments stay"),
-    ],
-)
-def test_route_matches(base: str, route: str, path: str, path_info: str | None) -> None:
-    match = Router(base, [("c", route)]).match(path)
-    assert (None if match is None else match.path_info) == path_info
+@pytest.mark.parametrize("routing", ROUTES_V1, ids=lambda routing: routing.name)
+def test_routing(routing: Routing) -> None:
+    router = Router(routing.base, [(f"c{i}", route) for i, route in enumerate(routing.routes)])
+    for asked in routing.paths:
+        match = router.match(sent_path(asked.path))
+        found = None if match is None else (match.route.index, match.path_info, match.captures)
+        wanted = None if asked.route is None else (asked.route, asked.path_info, ())
+        assert found == wanted, asked.rule
+    shadowed = [(s.route.index, s.used.index) for s in router.shadowed]
+    assert shadowed == list(routing.shadowed)
 
 
-@pytest.mark.parametrize(
-    ("routes", "path", "component"),
-    [
-        pytest.param(["/...", "/a"], "/a", 1, id="exact after wildcard"),
-        pytest.param(["/a", "/..."], "/a", 0, id="exact before wildcard"),
-        pytest.param(["/a/b/...", "/a/b"], "/a/b", 1, id="exact beats the wildcard of its path"),
-        pytest.param(["/a/b", "/a/..."], "/a/b/c", 1, id="wildcard for the rest"),
-        pytest.param(["/...", "/a/b/...", "/a/..."], "/a/b/c", 1, id="longest prefix"),
-        pytest.param(["/...", "/a/b/...", "/a/..."], "/a/bc", 2, id="longest whole prefix"),
-        pytest.param(["/...", "/a/b/...", "/a/..."], "/x", 0, id="catch-all last"),
-        pytest.param(["/a", "/a"], "/a", 1, id="later of two exact"),
-        pytest.param(["/a/...", "/a/.../"], "/a/b", 1, id="later of two wildcards"),
-        pytest.param(["/a", "/a/"], "/a", 1, id="trailing slash makes no difference"),
-    ],
-)
-def test_best_route_wins(routes: list[str], path: str, component: int) -> None:
-    match = Router("/", ((str(i), route) for i, route in enumerate(routes))).match(path)
-    assert match is not None
-    assert match.route.index == component
-    assert match.route.component_id == str(component)
-
-
-def test_shadowed_routes_are_reported_in_order() -> None:
-    routes = [("a", "/x"), ("b", "/y/..."), ("c", "/x/"), ("d", "/y/..."), ("e", "/x/...")]
-    assert [str(shadowed) for shadowed in Router("/", routes).shadowed] == [
-        'route "/x" of component "a" duplicates that of component "c" and will never be used',
-        'route "/y/..." of component "b" duplicates that of component "d" and will never be used',
-    ]
-
-
-@pytest.mark.parametrize(
-    ("base", "route", "matched", "component_route"),
-    [
-        pytest.param("/", "/foo/...", "/foo/...", "/foo", id="wildcard"),
-        pytest.param("/base", "/foo/", "/base/foo", "/foo/", id="exact"),
-        pytest.param("/", "/...", "/...", "", id="catch-all"),
-        pytest.param("/", "/", "", "/", id="root"),
-        pytest.param("/base/", "foo", "/base/foo", "foo", id="no leading slash"),
-    ],
-)
-def test_route_values(base: str, route: str, matched: str, component_route: str) -> None:
-    (found,) = Router(base, [("c", route)]).routes
-    assert found.matched_route == matched
-    assert found.component_route == component_route
-    assert (found.base_path, found.raw_component_route) == (base, route)
+def test_shadowed_routes_are_reported() -> None:
+    (shadowed,) = Router("/", [("a", "/x"), ("b", "/x/")]).shadowed
+    assert str(shadowed) == (
+        'route "/x" of component "a" duplicates that of component "b" and will never be used'
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,24 +77,15 @@ def test_match_takes_as_long_with_many_routes() -> None:
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "body"),
-    [
-        pytest.param("/.well-known/spin/health", 200, b"OK", id="health"),
-        pytest.param("/.well-known/spin/health/", 404, b"", id="health and slash"),
-        pytest.param("/.well-known/spin/", 404, b"", id="nothing"),
-        pytest.param("/.well-known/spin/other", 404, b"", id="other"),
-    ],
-)
-def test_reserved_answer(path: str, status: int, body: bytes) -> None:
+@pytest.mark.parametrize("path", RESERVED)
+def test_reserved_answer(path: str) -> None:
     answer = answer_reserved(path, "app", "1.0")
     assert answer is not None
-    assert (answer.status, answer.body, answer.content_type) == (status, body, None)
+    assert (answer.status, answer.body) == RESERVED[path]
+    assert answer.content_type is None
 
 
-@pytest.mark.parametrize(
-    "path", ["/.well-known/spin", "/.well-known/spinx", "/x/.well-known/spin/"]
-)
+@pytest.mark.parametrize("path", NOT_RESERVED)
 def test_other_path_is_not_reserved(path: str) -> None:
     assert not is_reserved(path)
     assert answer_reserved(path, "app", "1.0") is None

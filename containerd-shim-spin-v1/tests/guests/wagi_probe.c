@@ -1,8 +1,12 @@
-/* A WAGI command that does what its query says: mode=M, and for some modes more fields.
+/* A WAGI command that does what its query says: mode=M, and for some modes more fields. Without a
+ * mode in the query it is that of the variable MODE.
  *
  *   normal            a good response, as without any mode
  *   echo              standard input
+ *   raw               standard input, headers included
  *   env  args         one variable or argument on each line
+ *   mirror            "- " and an argument on each line, the variables, an empty line, and
+ *                     standard input
  *   big&bytes=N       a body of N bytes
  *   crlf              headers that end in CR LF
  *   duplicate         a header twice
@@ -36,15 +40,13 @@ static const char *field(const char *name) {
   return "";
 }
 
-static void echo(void) {
+static void copy_input(void) {
   char block[4096];
   size_t size;
-  puts("content-type: application/octet-stream\n");
   while ((size = fread(block, 1, sizeof block, stdin)) > 0) fwrite(block, 1, size, stdout);
 }
 
-static void show_lines(char **lines) {
-  puts("content-type: text/plain\n");
+static void put_lines(char **lines) {
   for (; *lines != NULL; lines++) puts(*lines);
 }
 
@@ -52,13 +54,25 @@ int main(int argc, char **argv) {
   char mode[32];
   (void)argc;
   snprintf(mode, sizeof mode, "%s", field("mode"));
+  if (*mode == '\0' && getenv("MODE") != NULL) snprintf(mode, sizeof mode, "%s", getenv("MODE"));
 
   if (strcmp(mode, "echo") == 0) {
-    echo();
+    puts("content-type: application/octet-stream\n");
+    copy_input();
+  } else if (strcmp(mode, "raw") == 0) {
+    copy_input();
   } else if (strcmp(mode, "env") == 0) {
-    show_lines(environ);
+    puts("content-type: text/plain\n");
+    put_lines(environ);
   } else if (strcmp(mode, "args") == 0) {
-    show_lines(argv);
+    puts("content-type: text/plain\n");
+    put_lines(argv);
+  } else if (strcmp(mode, "mirror") == 0) {
+    puts("content-type: text/plain\n");
+    for (char **argument = argv; *argument != NULL; argument++) printf("- %s\n", *argument);
+    put_lines(environ);
+    puts("");
+    copy_input();
   } else if (strcmp(mode, "big") == 0) {
     puts("content-type: text/plain\n");
     for (long left = strtol(field("bytes"), NULL, 10); left > 0; left--) putchar('x');
