@@ -26,11 +26,11 @@ LOADERS: Final = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64
 _LEFT_OUT: Final = (
     *("test", "tests", "idle_test", "idlelib", "tkinter", "turtle.py", "turtledemo", "ensurepip"),
     *("lib2to3", "pydoc_data", "pydoc.py", "distutils", "venv", "_pyrepl", "curses", "unittest"),
-    *("doctest.py", "pdb.py", "dbm", "sqlite3", "xmlrpc", "wsgiref", "msilib", "_ios_support.py"),
+    *("doctest.py", "pdb.py", "dbm", "xmlrpc", "wsgiref", "msilib", "_ios_support.py"),
     *("_android_support.py", "_apple_support.py", "antigravity.py", "this.py", "__phello__"),
     *("__pycache__", "site-packages", "dist-packages", "config-*", "LICENSE*", "*.a", "*.pyi"),
     *("_sysconfigdata_*", "_test*.so", "_xx*.so", "xx*.so", "_ctypes_test*.so", "_tkinter*.so"),
-    *("_dbm*.so", "_gdbm*.so", "_curses*.so", "readline*.so", "_sqlite3*.so", "nis*.so"),
+    *("_dbm*.so", "_gdbm*.so", "_curses*.so", "readline*.so", "nis*.so"),
 )
 _LEFT_OUT_OF_WHEELS: Final = (
     *("__pycache__", "bin", "include", "*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "*.proto"),
