@@ -404,6 +404,10 @@ def test_tls(server: Server, authority: Authority, mode: str) -> None:
         address = url.replace(server.host, "db.localhost") + mode
         found = await guest.query(address, "SHOW STATUS LIKE 'Ssl_version'", ())
         assert found.rows[0][1] == (Kind.STR, "TLSv1.3")
+        size = await only(guest, address, "SELECT LENGTH(?)", (Kind.BINARY, bytes(10_000_000)))
+        assert size == (Kind.INT32, 10_000_000)
+        (value,) = (await guest.query(address, "SELECT REPEAT('x', 10000000)", ())).rows[0]
+        assert value == (Kind.BINARY, b"x" * 10_000_000)
         with pytest.raises(ConnectionFailedError, match=r"not valid for 'other\.localhost'"):
             await guest.query(address.replace("db.", "other."), "SELECT 1", ())
 

@@ -24,7 +24,9 @@ from typing import Any, Final
 
 import aiomysql
 from pymysql import err
-from pymysql.constants import CLIENT, FIELD_TYPE
+from pymysql.charset import charset_by_name
+from pymysql.connections import MAX_PACKET_LEN
+from pymysql.constants import CLIENT, COMMAND, FIELD_TYPE
 from pymysql.protocol import (
     EOFPacketWrapper,
     FieldDescriptorPacket,
@@ -165,7 +167,7 @@ class MysqlConnection:
 
     async def quit(self) -> None:
         if self.usable:
-            await self._connection.ensure_closed()
+            await self._connection.say_goodbye()
         self.abort()
 
     def abort(self) -> None:
@@ -193,13 +195,13 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
             password=address.password.encode().decode("latin-1"),
             db=address.database,
             charset="utf8mb4",
-            ssl=tls,
             autocommit=None,
             local_infile=False,
         )
         self.budget_bytes = _GREETING_BYTES
         self.exceeded = False
         self._address = address
+        self._tls = tls
 
     @property
     def alive(self) -> bool:
@@ -214,12 +216,28 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
 
     # What aiomysql does otherwise
 
+    def close(self) -> None:
+        # With TLS a transport that is only closed waits for the server to close, too.
+        if self._writer is not None:
+            self._writer.transport.abort()
+        super().close()
+
     async def _request_authentication(self) -> None:
-        if self._ssl_context is not None and not self.server_capabilities & CLIENT.SSL:
-            raise err.OperationalError(_SSL_ERROR, "the server does not support TLS")
-        self._host = self._address.host  # its certificate is for the name
         self.client_flag &= ~CLIENT.MULTI_STATEMENTS
+        self.client_flag |= CLIENT.MULTI_RESULTS
+        if self._tls is not None:
+            await self._start_tls(self._tls)
         await super()._request_authentication()
+
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        """Go on by TLS, on the same transport: aiomysql would hand the socket to another one."""
+        if not self.server_capabilities & CLIENT.SSL:
+            raise err.OperationalError(_SSL_ERROR, "the server does not support TLS")
+        self.client_flag |= CLIENT.SSL
+        charset = charset_by_name(self.charset).id
+        self.write_packet(struct.pack("<iIB23s", self.client_flag, MAX_PACKET_LEN, charset, b""))
+        await self._writer.start_tls(context, server_hostname=self._address.host)
+        self._secure = True
 
     async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
         if plugin_name in (b"mysql_clear_password", b"mysql_old_password") and not self._secure:
@@ -237,6 +255,10 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
         return await super()._read_bytes(num_bytes)
 
     # What it lacks
+
+    async def say_goodbye(self) -> None:
+        await self._execute_command(COMMAND.COM_QUIT, b"")
+        await self._writer.drain()
 
     async def prepare(self, statement: str) -> _Prepared:
         await self._execute_command(_STMT_PREPARE, statement.encode())

@@ -144,6 +144,7 @@ class Pool(Generic[K, C]):
             address.idle.clear()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await asyncio.sleep(0)  # transports that were aborted end in the loop's next turn
 
     # Turns
 
