@@ -28,6 +28,7 @@ _OPTIONS: Final = (
     "--performance-schema=OFF",
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-flush-method=nosync",
+    "--innodb-use-native-aio=0",  # the kernel has a limit for all processes together
     "--innodb-buffer-pool-size=16M",
     "--innodb-log-file-size=16M",
     "--max-allowed-packet=64M",
@@ -54,6 +55,7 @@ def running_mariadb(
             *(install, "--no-defaults", f"--datadir={server.directory / 'data'}"),
             *("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"),
             *("--innodb-flush-method=nosync", "--innodb-log-file-size=16M"),
+            "--innodb-use-native-aio=0",
         )
         if certificate is not None:
             chain, key = certificate
