@@ -14,8 +14,10 @@ Where this is not as in Spin 1.x:
 - Without either the host is ``localhost``, as in Spin 1.x, whatever the manifest's version: Spin 3
   fails the request, but a health check of HTTP/1.0 need not know a host.
 
-As in Spin, another header whose value is not UTF-8 fails the request with 500: guests get strings.
-Sources: Spin 1.5 crates/trigger-http/src/{lib,spin}.rs.
+As in Spin 3, a ``Host`` from outside that is one of a component is dropped. As in Spin, another
+header whose value is not UTF-8 fails the request with 500: guests get strings.
+Sources: Spin 1.5 crates/trigger-http/src/{lib,spin}.rs, Spin 3.6 crates/trigger-http/src/headers.rs
+and server.rs.
 """
 
 from __future__ import annotations

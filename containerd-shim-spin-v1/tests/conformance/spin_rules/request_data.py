@@ -211,6 +211,35 @@ PASSED: Final = (
 )  # fmt: skip
 
 
+OWN_HOSTS: Final = ("c0.spin.internal", "c0.spin.internal:80", "C0.Spin.Internal")
+"""Only requests of other components have such a host: from outside it is dropped."""
+
+_NOT_OURS: Final = {"host": None, "spin-full-url": ["http://localhost/a"]}
+_NOT_OURS_WAGI: Final = {
+    "HTTP_HOST": None,
+    "SERVER_NAME": "localhost",
+    "X_FULL_URL": "http://localhost/a",
+}
+
+
+def own_hosts_app(*, wagi: bool) -> App:
+    """Return the app that is asked by the hosts of its components."""
+    seen = Seen(environment=_NOT_OURS_WAGI) if wagi else Seen(headers=_NOT_OURS)
+    return App(
+        f"hosts of components, {'wagi' if wagi else 'spin'}",
+        manifest_v2("/", ["/..."], wagi=wagi),
+        ["wagi_probe" if wagi else "mirror"],
+        [
+            *(Exchange(host, Sent("/a", host=host), seen=seen) for host in OWN_HOSTS),
+            *(
+                Exchange(f"{host} of a URL", Sent(f"http://{host}/a", host=None), seen=seen)
+                for host in OWN_HOSTS
+            ),
+        ],
+        sample=not wagi,
+    )
+
+
 def passed_app(*, wagi: bool) -> App:
     """Return the app that is asked with all of ``PASSED``."""
     return App(
