@@ -107,7 +107,6 @@ max_payload_size_bytes = 65536
 [outbound_networking]
 block_networks = ["10.1.2.3/8", "private"]
 max_socket_connections = 5
-max_total_connections = 6
 
 [[client_tls]]
 component_ids = ["one"]
@@ -172,7 +171,6 @@ def test_every_field() -> None:
         blocked_networks=(ipaddress.ip_network("10.0.0.0/8"),),
         block_private_networks=True,
         max_socket_connections=5,
-        max_total_connections=6,
     )
     assert "s3cret" not in repr(config)
 
@@ -251,6 +249,8 @@ FAULTS = [
     ("[outbound_redi]\nmax_connections = 1", "did you mean `outbound_redis`?"),
     ("[outbound_networking]\nblock_networks = ['10.0.0.1']", "must be a network, as 10.0.0.0/8"),
     ("[outbound_networking]\nblock_network = []", "did you mean `block_networks`?"),
+    ("[outbound_networking]\nmax_total_connections = 6",
+     "f:2:1: outbound_networking.max_total_connections = 6: there is no limit over all"),
     ("[[client_tls]]\nhosts = ['a']", "client_tls[0]: needs `component_ids`"),
     ("[[client_tls]]\ncomponent_ids = ['a']\nhosts = ['b:1']", "`:` is not allowed in it"),
     ("[[client_tls]]\ncomponent_ids = ['a']\nhosts = ['b']\nclient_cert_file = 'x'",

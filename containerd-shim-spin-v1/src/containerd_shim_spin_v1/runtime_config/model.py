@@ -178,4 +178,4 @@ class RuntimeConfig:
     blocked_networks: tuple[Network, ...] = ()
     block_private_networks: bool = False
     max_socket_connections: int | None = None
-    max_total_connections: int | None = None
+    """Holds by itself: guests have no sockets but through the host's interfaces."""

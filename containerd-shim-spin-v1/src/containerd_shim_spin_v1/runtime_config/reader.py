@@ -34,6 +34,10 @@ FILE: Final = "runtime-config.toml"
 SETTING: Final = "RUNTIME_CONFIG_FILE"
 
 _LIMITED = ("http", "redis", "pg", "mysql", "mqtt")
+_NO_TOTAL = (
+    "there is no limit over all interfaces; set `max_connections` of [outbound_http], "
+    "[outbound_redis], [outbound_pg], [outbound_mysql] and [outbound_mqtt]"
+)
 
 
 def load_runtime_config(root: Path, env: Mapping[str, str]) -> RuntimeConfig:
@@ -83,8 +87,9 @@ def parse_runtime_config(text: str, file: str = FILE) -> RuntimeConfig:
         blocked_networks=networks,
         block_private_networks=private,
         max_socket_connections=networking.integer("max_socket_connections"),
-        max_total_connections=networking.integer("max_total_connections"),
     )
+    if networking.integer("max_total_connections") is not None:
+        networking.fault("max_total_connections", _NO_TOTAL)
     networking.done()
     top.done()
     problems.raise_if_any()
