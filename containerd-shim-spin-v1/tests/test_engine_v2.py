@@ -202,40 +202,6 @@ def test_manifest_comes_before_the_locked_form(app: Image) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        pytest.param(
-            '[[trigger.http]]\nroute = "/private"', "[[trigger.timer]]",
-            "'timer': the types of triggers that are served are http", id="other",
-        ),
-        pytest.param(
-            '"wagi_probe.wasm"', '{ package = "a:b", version = "1" }',
-            "source is a package of a registry: an image holds its .wasm files itself",
-            id="package",
-        ),
-        pytest.param(
-            '"wagi_probe.wasm"', '{ url = "https://x/", digest = "sha256:' + "0" * 64 + '" }',
-            "component.both: source is a URL: an image holds its .wasm files itself", id="url",
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_not_served_yet_is_refused(app: Image, old: str, new: str, message: str) -> None:
-    app.manifest(MANIFEST.replace(old, new))
-    with pytest.raises(ManifestError) as caught:
-        app.prepare()
-    assert message in str(caught.value)
-
-
-def test_app_without_triggers(app: Image) -> None:
-    app.manifest(
-        'spin_manifest_version = 2\ntrigger = {}\n[application]\nname = "idle"\n'
-        '[component.probe]\nsource = "probe.wasm"\n'
-    )
-    with pytest.raises(ManifestError, match="app 'idle' has no trigger"):
-        app.prepare()
-
-
-@pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from containerd_shimkit.errors import ExitCode
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import Node
 from spin_rules.exchange import App
+from spin_rules.manifest_locked import FAULTS_LOCKED
+from spin_rules.manifest_v1 import FAULTS_V1
+from spin_rules.manifest_v2 import FAULTS_V2, NOT_SERVED_V2
+from spin_rules.manifests import Fault
 from spin_rules.served import SAMPLE
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -33,3 +38,23 @@ def test_served(app: App, node: Node) -> None:
         assert words in log
     assert "Traceback" not in log
     assert container.stop() == 0
+
+
+REFUSED = [
+    pytest.param(file, fault, id=f"{file}: {fault}")
+    for file, faults in (
+        ("spin.toml", [*FAULTS_V1, *FAULTS_V2, *NOT_SERVED_V2]),
+        ("spin.lock", FAULTS_LOCKED),
+    )
+    for fault in faults
+    if fault.sample
+]
+
+
+@pytest.mark.parametrize(("file", "fault"), REFUSED)
+def test_refused(file: str, fault: Fault, node: Node) -> None:
+    refusal = node.run_refused(node.image([ImageFile(file, fault.text.encode())]))
+    assert refusal.exit_code == ExitCode.MANIFEST
+    assert fault.message in refusal.error
+    assert fault.message in refusal.log
+    assert "Traceback" not in refusal.log
