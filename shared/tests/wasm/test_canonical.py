@@ -318,6 +318,31 @@ def test_memory_that_grows_while_a_result_is_handed_over(host: GuestHost) -> Non
     assert List(STRING).load(Lifting(memoryview(memory)), memory, 260) == values
 
 
+def test_a_guest_gets_a_handle(host: GuestHost) -> None:
+    async def prepare(state: str, size: int) -> int:
+        return size + 1 if size else -1
+
+    def define(imports: AsyncImports) -> None:
+        functions = [Function("prepare", [U32], U32, prepare)]
+        Interface("store", functions, lambda _: None).define(imports, "prepare")
+
+    template = host.template(
+        """(module
+          (import "store" "prepare" (func $prepare (param i32) (result i32)))
+          (memory (export "memory") 1)
+          (func (export "run") (param i32) (result i32) (call $prepare (local.get 0))))""",
+        define=define,
+    )
+
+    async def run(size: int) -> int:
+        with host.guest(template) as guest:
+            async with asyncio.timeout(DEADLINE):
+                return await guest.call(guest.export(b"run"), size)
+
+    assert asyncio.run(run(41)) == 42
+    assert asyncio.run(run(0)) == 0xFFFF_FFFF
+
+
 def test_others_are_served_while_a_large_result_is_handed_over(host: GuestHost) -> None:
     """In the time of 100,000 calls of an allocator the loop turns many times."""
     turns = pauses = 0

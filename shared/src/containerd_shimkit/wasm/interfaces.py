@@ -41,8 +41,9 @@ class Function:
 
     name: str
     parameters: Sequence[Type]
-    result: Result | None
-    """None is nothing: such a function cannot fail."""
+    result: Result | Type | None
+    """None is nothing. Only ``Result`` has a way to say that a function failed; of other types only
+    those are possible that are passed as one i32, a handle for instance."""
     call: Callable[..., Awaitable[Any]]
     """``call(state, *arguments)``, with the guest's state; returns the value of ``ok``."""
 
@@ -71,20 +72,20 @@ class _Import:
         self._name = f"{interface.module}.{function.name}"
         result = function.result
         # An enum has no room for the reason.
-        self._has_text = result is not None and not isinstance(result.error, Enum)
+        self._has_text = isinstance(result, Result) and not isinstance(result.error, Enum)
 
     def define(self, imports: AsyncImports) -> None:
-        function = self._function
+        function, result = self._function, self._function.result
         flat = "".join(parameter.flat for parameter in function.parameters)
         assert len(flat) <= 16, "more would be passed in memory"
-        if function.result is None:
-            imports.define(self._interface.module, function.name, flat, self._begin, result=False)
+        names = self._interface.module, function.name
+        if isinstance(result, Result):
+            imports.define(*names, flat + "i", self._begin, self._finish, result=False)
+        elif result is None:
+            imports.define(*names, flat, self._begin, result=False)
         else:
-            imports.define(
-                *(self._interface.module, function.name, flat + "i"),
-                *(self._begin, self._finish),
-                result=False,
-            )
+            assert result.flat == "i", "anything else would be returned in another way"
+            imports.define(*names, flat, self._begin, _value)
 
     def _begin(self, guest: Guest, *values: Any) -> Coroutine[Any, Any, Any]:
         lifting, flat = Lifting(guest.memory()), iter(values)
@@ -95,7 +96,8 @@ class _Import:
         try:
             return True, await self._function.call(state, *arguments)
         except Exception as exc:
-            error = self._interface.error(exc) if self._function.result is not None else None
+            fails = isinstance(self._function.result, Result)
+            error = self._interface.error(exc) if fails else None
             if error is None:
                 raise
             if self._interface.report is not None:
@@ -106,11 +108,16 @@ class _Import:
         self, guest: Guest, outcome: tuple[bool, Any], values: tuple[Any, ...]
     ) -> Generator[None, None, int]:
         result = self._function.result
-        assert result is not None
+        assert isinstance(result, Result)
         area, blocks = bytearray(result.size), Blocks()
         result.lower(blocks, area, 0, outcome)
         yield from hand_over(guest, self._interface.realloc, blocks, area, values[-1])
         return 0
+
+
+def _value(_guest: Guest, outcome: tuple[bool, Any], _values: Any) -> Generator[None, None, int]:
+    yield from ()
+    return int(outcome[1])
 
 
 def hand_over(
