@@ -4,7 +4,7 @@ import pytest
 
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.manifest.retain import retain_components
-from containerd_shim_spin_v1.settings import SettingError
+from containerd_shimkit.environment import SettingError
 from containerd_shimkit.errors import ExitCode
 
 MANIFEST = """\

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from containerd_shim_spin_v1.settings import SettingError, Settings, parse_address
+from containerd_shim_spin_v1.settings import Settings
+from containerd_shimkit.environment import SettingError
 
 
 def test_defaults() -> None:
@@ -85,7 +86,8 @@ def test_bad_setting_is_named_with_value_and_rule(name: str, text: str, rule: st
     ],
 )
 def test_address_is_parsed(text: str, address: tuple[str, int]) -> None:
-    assert parse_address(text) == address
+    settings = Settings.load({"SPIN_HTTP_LISTEN_ADDR": text}, None)
+    assert (settings.host, settings.port) == address
 
 
 @pytest.mark.parametrize(
@@ -110,4 +112,4 @@ def test_address_is_parsed(text: str, address: tuple[str, int]) -> None:
 def test_bad_address_is_refused(text: str) -> None:
     message = f"SPIN_HTTP_LISTEN_ADDR={text!r} is not an IP address and port"
     with pytest.raises(SettingError, match=re.escape(message)):
-        parse_address(text)
+        Settings.load({"SPIN_HTTP_LISTEN_ADDR": text}, None)

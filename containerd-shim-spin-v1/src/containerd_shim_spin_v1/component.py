@@ -7,7 +7,6 @@ from typing import Any
 
 import wasmtime
 
-from containerd_shim_spin_v1.abi.exports import Exports, read_exports
 from containerd_shim_spin_v1.abi.interfaces import INTERFACES
 from containerd_shim_spin_v1.component_logs import Output
 from containerd_shim_spin_v1.host.instance import Instance
@@ -15,6 +14,7 @@ from containerd_shim_spin_v1.host.services import Services
 from containerd_shim_spin_v1.manifest.model import Component
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
 from containerd_shimkit.wasm.engine import Ticker
+from containerd_shimkit.wasm.exports import Exports, read_exports
 from containerd_shimkit.wasm.guest import Guest, GuestTemplate
 from containerd_shimkit.wasm.imports import AsyncImports
 from containerd_shimkit.wasm.module import check_imports

@@ -7,13 +7,13 @@ and for the later ones that Spin 1.4 and 1.5 use; only the names differ.
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Final
 
 from containerd_shim_spin_v1.abi.exports import Handler
+from containerd_shimkit.http.messages import FRAMING, header_fault
 from containerd_shimkit.wasm.guest import Guest, put_all, take
 from containerd_shimkit.wasm.interfaces import CURRENT_REALLOC, REALLOC
 from containerd_shimkit.wasm.native import GuestTrap
@@ -41,20 +41,6 @@ _SOME: Final = 1
 
 _MAX_RESPONSE_HEADERS: Final = 1000
 _MAX_RESPONSE_HEADER_BYTES: Final = 256 << 10
-FRAMING: Final = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-"""Headers that say where a response ends are the server's: two opinions would let it be forged."""
-_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 section 5.5
 
 
 class BadResponse(GuestTrap):
@@ -135,10 +121,8 @@ def _lift_headers(memory: memoryview, pointer: int, count: int) -> dict[bytes, b
             )
         name = take(memory, name_at, name_length)
         value = take(memory, value_at, value_length)
-        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise BadResponse(
-                f"the guest's response has a bad header: {name[:80]!r}: {value[:80]!r}"
-            )
+        if (fault := header_fault(name, value)) is not None:
+            raise BadResponse(f"the guest's response has {fault}")
         name = name.lower()
         if name not in FRAMING:
             headers[name] = value  # of duplicates the last wins, as in Spin 1.x

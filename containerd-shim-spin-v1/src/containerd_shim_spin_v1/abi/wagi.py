@@ -28,24 +28,14 @@ from urllib.parse import unquote
 from containerd_shim_spin_v1.routing.request_data import DEFAULT_HOST
 from containerd_shim_spin_v1.routing.v1 import Match
 from containerd_shimkit.errors import EngineError
+from containerd_shimkit.http.messages import FRAMING
 
 INSUFFICIENT_TEXT = b"Exactly one of 'location' or 'content-type' must be specified"
 
 _HIDDEN_HEADERS = frozenset({"HTTP_AUTHORIZATION", "HTTP_CONNECTION"})  # RFC 3875 section 4.1.18
 _CORRUPT = "CORRUPT VALUE"
 
-_FRAMING_HEADERS = frozenset(
-    {
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+_FRAMING = frozenset(name.decode() for name in FRAMING)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110 section 5.6.2, in lower case
 _FIELD_VALUE = re.compile(r"[\t -~]*")  # what the Rust crate http takes from a string
 _BLANK_LINE = re.compile(rb"\n\r*\n")
@@ -176,7 +166,7 @@ def _parse_fields(text: str) -> tuple[dict[str, str], list[str]]:
             ignored.append(f"line without colon: {line[:80]!r}")
         elif _TOKEN.fullmatch(name) is None:
             ignored.append(f"bad header name: {name[:80]!r}")
-        elif name in _FRAMING_HEADERS:
+        elif name in _FRAMING:
             continue
         elif _FIELD_VALUE.fullmatch(value) is None:
             raise WagiError(f"value of header {name!r} is not visible ASCII: {value[:80]!r}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from containerd_shim_spin_v1.manifest.model import AppManifest, Component
 from containerd_shim_spin_v1.outbound.allowed_hosts import CHAINING_SUFFIX, Below, parse_entry
-from containerd_shim_spin_v1.settings import SettingError
+from containerd_shimkit.environment import SettingError
 from containerd_shimkit.text.toml_reader import nearest
 
 SETTING = "SPIN_COMPONENTS_TO_RETAIN"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -33,18 +32,20 @@ from containerd_shim_spin_v1.settings import Settings
 from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.http.deadlines import Deadlines
+from containerd_shimkit.http.messages import (
+    TEXT,
+    BodyTooLarge,
+    ClientGone,
+    read_body,
+    refuse_body,
+    respond,
+)
 from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
 from containerd_shimkit.wasm.native import GuestError
 
-_NO_BODY: Final = frozenset({204, 304})  # RFC 9110 sections 15.3.5 and 15.4.5
 _CLOSE: Final = ((b"connection", b"close"),)
-_DISCARD_SECONDS: Final = 2.0
 
 log = logging.getLogger(__name__)
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
 
 
 class HttpTrigger:
@@ -82,9 +83,9 @@ class HttpTrigger:
         if reserved is not None:
             kind = reserved.content_type
             headers = [(b"content-type", kind.encode())] if kind else []
-            await _respond(send, reserved.status, headers, reserved.body)
+            await respond(send, reserved.status, headers, reserved.body)
         elif (match := self._router.match(path)) is None:
-            await _respond(send, 404, [], b"")
+            await respond(send, 404, [], b"")
         elif self._places.locked():
             await respond_text(send, 503, "too many requests in flight\n")
         else:
@@ -97,15 +98,15 @@ class HttpTrigger:
         call = _Call(component, match, self._route_data)
         try:
             with self._deadlines.limit():
-                body = await self._read_body(scope, receive)
+                body = await read_body(scope, receive, self._settings.max_body_bytes)
                 status, headers, content = await call.answer(scope, body)
         except ClientGone:
             return
+        except BodyTooLarge as exc:
+            await refuse_body(receive, send, [TEXT], f"{exc}\n".encode())
+            return
         except RequestRefusedError as exc:
-            if exc.http_status == 413:
-                await _refuse_body(receive, send, f"{exc}\n".encode())
-            else:
-                await respond_text(send, exc.http_status, f"{exc}\n")
+            await respond_text(send, exc.http_status, f"{exc}\n")
             return
         except TimeoutError:
             seconds = self._settings.request_seconds
@@ -119,7 +120,7 @@ class HttpTrigger:
         except (GuestError, ShimError) as exc:
             log.error("component %r: %s failed: %s", component.id, _line(scope), exc)
             status, headers, content = 500, [], b""
-        await _respond(send, status, headers, content)
+        await respond(send, status, headers, content)
 
     async def answer_chained(self, request: ChainedRequest) -> ChainedResponse:
         """Answer a component's request to another one, or to the app's own routes.
@@ -173,28 +174,6 @@ class HttpTrigger:
             return ChainedResponse(404, [], b"")
         responder = self._components[found.route.index]
         return _Call(responder, found, self._route_data, request.depth)
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the whole body: the interface takes it in one piece.
-
-        Raises RequestRefusedError (413) as soon as it is known to be too large.
-        """
-        limit = self._settings.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                raise RequestRefusedError(
-                    413, f"the body has {int(value)} bytes, more than {limit}"
-                )
-        parts = bytearray()
-        while (message := await receive())["type"] == "http.request":
-            if not parts and not message["more_body"] and len(message["body"]) <= limit:
-                return message["body"]  # type: ignore[no-any-return]
-            parts += message["body"]
-            if len(parts) > limit:
-                raise RequestRefusedError(413, f"the body has more than {limit} bytes")
-            if not message["more_body"]:
-                return bytes(parts)
-        raise ClientGone
 
 
 class _Call:
@@ -257,32 +236,5 @@ class _Call:
         return response.status, response.headers, response.body
 
 
-async def _refuse_body(receive: Receive, send: Send, text: bytes) -> None:
-    """Answer 413 and take what the client is still sending, for a while.
-
-    A connection closed with data unread is reset, and the client may never see the answer.
-    """
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_CLOSE]
-    headers.append((b"content-length", b"%d" % len(text)))
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": text, "more_body": True})
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            while (await receive()).get("more_body"):
-                pass
-    await send({"type": "http.response.body", "body": b""})
-
-
 def _line(scope: Scope) -> str:
     return f"{scope['method']} {scope['raw_path'].decode('latin-1')}"
-
-
-async def _respond(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> None:
-    if status not in _NO_BODY:
-        headers = [*headers, (b"content-length", b"%d" % len(body))]
-    else:
-        body = b""
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

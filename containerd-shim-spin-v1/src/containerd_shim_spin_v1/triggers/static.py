@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from containerd_shim_spin_v1.abi.http import FRAMING
 from containerd_shim_spin_v1.manifest.model import HttpTrigger, StaticResponse
+from containerd_shimkit.http.messages import FRAMING
 
 
 @dataclass(frozen=True, slots=True)

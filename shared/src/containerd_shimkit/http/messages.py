@@ -17,6 +17,7 @@ FRAMING: Final = frozenset(
         b"connection",
         b"content-length",
         b"keep-alive",
+        b"proxy-connection",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -28,6 +29,7 @@ _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 section 5.5
 
 Headers = list[tuple[bytes, bytes]]
+TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 
 
 class ClientGone(Exception):
