@@ -30,7 +30,7 @@ from containerd_shim_spin_v1.host.database import (
 from containerd_shim_spin_v1.host.mysql import MysqlHost, MysqlSession
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
-from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.mariadb import mysql_url, running_mariadb
@@ -352,7 +352,7 @@ def test_the_host_must_be_allowed(server: Server) -> None:
     async def main(host: MysqlHost) -> None:
         guest = host.session(access_to(f"mysql://{server.address}"))
         assert await only(guest, mysql_url(server), "SELECT 1") == (Kind.INT32, 1)
-        with pytest.raises(ConnectionFailedError) as caught:
+        with pytest.raises(DestinationNotAllowedError) as caught:
             await guest.query("mysql://u:secret@other/d", "SELECT 1", ())
         assert 'allowed_outbound_hosts = ["mysql://other"]' in str(caught.value)
         await guest.close()
@@ -630,7 +630,7 @@ def test_a_connection_lost_while_idle_but_not_told(server: Server) -> None:
         url = mysql_url(server)
         first, second = session(host), session(host)
         number = await only(first, url, "SELECT CONNECTION_ID()")
-        ((_, connection),) = first._mine.values()
+        ((_, connection),) = first._connections._lent.values()
         await first.close()
         await drain(host)
         end_socket(connection)
@@ -646,7 +646,7 @@ def test_a_guest_is_told_that_its_connection_was_lost(server: Server) -> None:
 
     async def main(guest: MysqlSession, url: str) -> None:
         await guest.execute(url, "BEGIN", ())
-        ((_, connection),) = guest._mine.values()
+        ((_, connection),) = guest._connections._lent.values()
         end_socket(connection)
         with pytest.raises(QueryFailedError, match="was lost"):
             await guest.execute(url, "DO 1", ())

@@ -31,7 +31,7 @@ from containerd_shim_spin_v1.host.database import (
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres import PostgresHost, PostgresSession
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
-from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.postgres import (
@@ -298,7 +298,7 @@ def test_every_host_must_be_allowed(server: Server) -> None:
         guest = host.session(access_to(f"postgres://{server.address}"))
         assert await only(guest, postgres_url(server), "SELECT 1") == (Kind.INT32, 1)
         address = f"host={server.host},other port={server.port} user={USER}"
-        with pytest.raises(ConnectionFailedError) as caught:
+        with pytest.raises(DestinationNotAllowedError) as caught:
             await guest.query(address, "SELECT 1", ())
         assert f'allowed_outbound_hosts = ["postgres://other:{server.port}"]' in str(caught.value)
         await guest.close()
@@ -519,7 +519,7 @@ def test_a_connection_lost_while_idle_but_not_told(server: Server) -> None:
         url = postgres_url(server)
         first, second = session(host), session(host)
         pid = await only(first, url, "SELECT pg_backend_pid()")
-        ((_, connection),) = first._mine.values()
+        ((_, connection),) = first._connections._lent.values()
         await first.close()
         await drain(host)
         end_socket(connection)
@@ -535,13 +535,62 @@ def test_a_guest_is_told_that_its_connection_was_lost(server: Server) -> None:
 
     async def main(guest: PostgresSession, url: str) -> None:
         await guest.execute(url, "BEGIN", ())
-        ((_, connection),) = guest._mine.values()
+        ((_, connection),) = guest._connections._lent.values()
         end_socket(connection)
         with pytest.raises(QueryFailedError, match="was lost"):
             await guest.execute(url, "SELECT 1", ())
         await guest.execute(url, "SELECT 1", ())
 
     run_session(server, main)
+
+
+def test_opened_connections_are_a_guests_own(server: Server) -> None:
+    async def main(guest: PostgresSession, url: str) -> None:
+        handles = [await guest.open(url) for _ in range(2)]
+        pids = []
+        wheres: list[str | int] = [*handles, url]
+        for where in wheres:
+            ((pid,),) = (await guest.query(where, "SELECT pg_backend_pid()", ())).rows
+            pids.append(pid)
+        assert len(set(pids)) == 3
+        await guest.execute(handles[0], "BEGIN", ())
+        guest.drop(handles[0])
+        guest.drop(99)
+        with pytest.raises(ConnectionFailedError, match="no connection 0"):
+            await guest.execute(handles[0], "SELECT 1", ())
+        assert await guest.open(url) == 2
+        with pytest.raises(ConnectionFailedError, match="names no user"):
+            await guest.open("postgres://")
+
+        async def open_many() -> None:
+            for _ in range(16):
+                await guest.open(url)
+
+        with pytest.raises(ConnectionFailedError, match="may have 16 connections"):
+            await open_many()
+
+    run_session(server, main)
+
+
+def test_an_opened_connection_that_was_lost_while_idle(server: Server) -> None:
+    async def main(host: PostgresHost) -> None:
+        url = postgres_url(server)
+        first, second = session(host), session(host)
+        await only(first, url, "SELECT 1")
+        ((_, connection),) = first._connections._lent.values()
+        await first.close()
+        await drain(host)
+        end_socket(connection)
+        handle = await second.open(url)
+        await second.execute(handle, "SELECT 1", ())
+        ((_, connection),) = second._connections._lent.values()
+        end_socket(connection)
+        with pytest.raises(QueryFailedError, match="was lost"):
+            await second.execute(handle, "SELECT 1", ())
+        await second.execute(handle, "SELECT 1", ())
+        await second.close()
+
+    run(main)
 
 
 def test_a_connection_lost_in_a_statement(server: Server) -> None:
@@ -668,7 +717,7 @@ def test_a_guest_has_a_limit_of_addresses(server: Server) -> None:
     async def main(guest: PostgresSession, url: str) -> None:
         for number in range(16):
             await only(guest, f"{url}?application_name={number}", "SELECT 1")
-        with pytest.raises(ConnectionFailedError, match="more than 16 addresses"):
+        with pytest.raises(ConnectionFailedError, match="may have 16 connections"):
             await guest.query(f"{url}?application_name=x", "SELECT 1", ())
 
     run_session(server, main)

@@ -16,7 +16,6 @@ from containerd_shim_spin_v1.host.sqlite import (
     MAX_GUESTS,
     MAX_HANDLES,
     AccessDeniedError,
-    DatabaseConfigError,
     DatabaseFullError,
     InvalidConnectionError,
     NoSuchDatabaseError,
@@ -25,27 +24,15 @@ from containerd_shim_spin_v1.host.sqlite import (
     SqliteIoError,
     SqliteSession,
     Value,
-    databases_of,
 )
-from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.runtime_config.model import (
+    DatabaseConfig,
     FileDatabase,
     LibsqlDatabase,
     RuntimeConfig,
 )
 
 FOREVER = "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
-MANIFEST = """
-spin_manifest_version = 2
-[application]
-name = "a"
-[[trigger.http]]
-route = "/"
-component = "c"
-[component.c]
-source = "c.wasm"
-sqlite_databases = ["{label}"]
-"""
 
 
 class Guest:
@@ -293,7 +280,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         host = SqliteHost({"default": FileDatabase("/proc/nothing/default.db", False)})
         one = await guest(host)
         with pytest.raises(
-            SqliteIoError, match=r"cannot open /proc/nothing/default\.db: .*state_dir"
+            SqliteIoError, match=r"cannot open /proc/nothing/default\.db: .*mount a volume"
         ):
             await one.run("SELECT 1")
         await one.session.close()
@@ -315,8 +302,8 @@ def test_handles(tmp_path: Path) -> None:
         handles = [await session.open("default") for _ in range(MAX_HANDLES)]
         with pytest.raises(DatabaseFullError):
             await session.open("default")
-        await session.close_handle(handles[7])
-        await session.close_handle(1 << 31)
+        session.drop(handles[7])
+        session.drop(1 << 31)
         with pytest.raises(InvalidConnectionError):
             await session.execute(handles[7], "SELECT 1", ())
         assert await session.open("default") == handles[7]
@@ -457,33 +444,32 @@ def test_many_guests_leave_nothing(tmp_path: Path) -> None:
 # Configuration
 
 
-def app_with(label: str) -> Any:
-    return parse_manifest(MANIFEST.format(label=label), "/spin.toml").components
-
-
 @pytest.mark.parametrize(
     ("state_dir", "path", "default", "other"),
     [
-        (Path("/state"), "x.db", "/state/sqlite_db.db", "/config/x.db"),
-        (Path("/state"), "/y/x.db", "/state/sqlite_db.db", "/y/x.db"),
-        (None, None, None, None),
+        (None, "x.db", "/root/.spin/sqlite_db.db", "/root/config/x.db"),
+        ("state", "/y/x.db", "/root/state/sqlite_db.db", "/root/y/x.db"),
+        ("/state", None, "/root/state/sqlite_db.db", None),
+        ("", None, None, None),
     ],
 )
 def test_where_databases_are(
-    state_dir: Path | None, path: str | None, default: str | None, other: str | None
+    state_dir: str | None, path: str | None, default: str | None, other: str | None
 ) -> None:
-    config = RuntimeConfig(sqlite_databases={"other": FileDatabase(path, True)})
-    found = databases_of(app_with("other"), config, state_dir, Path("/config"))
-    assert found == {"default": FileDatabase(default, False), "other": FileDatabase(other, True)}
+    async def main() -> None:
+        databases: dict[str, DatabaseConfig] = {
+            "other": FileDatabase(path, True),
+            "far": LibsqlDatabase("https://x", "secret"),
+        }
+        config = RuntimeConfig(state_dir=state_dir, sqlite_databases=databases)
+        host = SqliteHost.of(config, root=Path("/root"), directory=Path("/config"))
+        assert host.databases == {
+            "default": FileDatabase(default, False),
+            "other": FileDatabase(other, True),
+        }
+        await host.close()
 
-
-def test_databases_that_are_not_there() -> None:
-    config = RuntimeConfig(sqlite_databases={"far": LibsqlDatabase("https://x", "secret")})
-    with pytest.raises(DatabaseConfigError, match="'far', which is of type `libsql`"):
-        databases_of(app_with("far"), config, None, Path("/"))
-    with pytest.raises(DatabaseConfigError, match=r"\[sqlite_database.nothing\]"):
-        databases_of(app_with("nothing"), config, None, Path("/"))
-    assert databases_of(app_with("default"), config, None, Path("/"))
+    asyncio.run(main())
 
 
 def test_the_library_can_what_is_needed() -> None:

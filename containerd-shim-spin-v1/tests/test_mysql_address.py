@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.host.mysql_address import MysqlAddressError, parse_address
+from containerd_shim_spin_v1.host.database import AddressError
+from containerd_shim_spin_v1.host.mysql_address import parse_address
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_tls(query: str, tls: bool) -> None:
     ],
 )
 def test_addresses_that_cannot_be_used(text: str, message: str) -> None:
-    with pytest.raises(MysqlAddressError, match=message):
+    with pytest.raises(AddressError, match=message):
         parse_address(text)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.host.postgres_address import PostgresAddressError, parse_address
+from containerd_shim_spin_v1.host.database import AddressError
+from containerd_shim_spin_v1.host.postgres_address import parse_address
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_options() -> None:
     ],
 )
 def test_addresses_that_cannot_be_used(text: str, message: str) -> None:
-    with pytest.raises(PostgresAddressError, match=message):
+    with pytest.raises(AddressError, match=message):
         parse_address(text)
 
 
@@ -89,6 +90,6 @@ def test_the_password_is_not_shown() -> None:
     address = parse_address("postgres://u:secret@h")
     assert "secret" not in f"{address!r}{address.shown}"
     assert address.shown == "postgres://h:5432"
-    with pytest.raises(PostgresAddressError) as caught:
+    with pytest.raises(AddressError) as caught:
         parse_address("postgres://u:secret@h?bad")
     assert "secret" not in str(caught.value)

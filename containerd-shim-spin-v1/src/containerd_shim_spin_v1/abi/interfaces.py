@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from containerd_shim_spin_v1.abi import key_value, llm, mqtt, outbound_http, redis, variables
+from containerd_shim_spin_v1.abi import (
+    key_value,
+    llm,
+    mqtt,
+    mysql,
+    outbound_http,
+    postgres,
+    redis,
+    sqlite,
+    variables,
+)
 from containerd_shim_spin_v1.abi.imports import Interface
 
 INTERFACES: Final[dict[str, Interface]] = {
     interface.module: interface
-    for kind in (key_value, llm, mqtt, outbound_http, redis, variables)
+    for kind in (*(key_value, llm, mqtt, mysql, outbound_http, postgres, redis, sqlite, variables),)
     for interface in kind.INTERFACES
 }

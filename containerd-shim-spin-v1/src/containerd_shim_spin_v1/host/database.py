@@ -5,56 +5,51 @@ Source: Spin 1.5 wit/ephemeral/{rdbms-types,pg-types,mysql-types}.wit.
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from enum import StrEnum
+from typing import Final, NamedTuple, TypeAlias
 
 
-class DataType(IntEnum):
-    """``db-data-type``, numbered as there."""
+class DataType(StrEnum):
+    """``db-data-type``."""
 
-    BOOLEAN = 0
-    INT8 = 1
-    INT16 = 2
-    INT32 = 3
-    INT64 = 4
-    UINT8 = 5
-    UINT16 = 6
-    UINT32 = 7
-    UINT64 = 8
-    FLOATING32 = 9
-    FLOATING64 = 10
-    STR = 11
-    BINARY = 12
-    OTHER = 13
+    BOOLEAN = "boolean"
+    INT8 = "int8"
+    INT16 = "int16"
+    INT32 = "int32"
+    INT64 = "int64"
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    UINT32 = "uint32"
+    UINT64 = "uint64"
+    FLOATING32 = "floating32"
+    FLOATING64 = "floating64"
+    STR = "str"
+    BINARY = "binary"
+    OTHER = "other"
 
 
-class Kind(IntEnum):
+class Kind(StrEnum):
     """The cases of ``db-value`` and, without the last, of ``parameter-value``."""
 
-    BOOLEAN = 0
-    INT8 = 1
-    INT16 = 2
-    INT32 = 3
-    INT64 = 4
-    UINT8 = 5
-    UINT16 = 6
-    UINT32 = 7
-    UINT64 = 8
-    FLOATING32 = 9
-    FLOATING64 = 10
-    STR = 11
-    BINARY = 12
-    DB_NULL = 13
-    UNSUPPORTED = 14
-
-    @property
-    def wit(self) -> str:
-        """The name that guests know: ``db-null``."""
-        return self.name.lower().replace("_", "-")
+    BOOLEAN = "boolean"
+    INT8 = "int8"
+    INT16 = "int16"
+    INT32 = "int32"
+    INT64 = "int64"
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    UINT32 = "uint32"
+    UINT64 = "uint64"
+    FLOATING32 = "floating32"
+    FLOATING64 = "floating64"
+    STR = "str"
+    BINARY = "binary"
+    DB_NULL = "db-null"
+    UNSUPPORTED = "unsupported"
 
 
-Value: TypeAlias = tuple[Kind, bool | int | float | str | bytes | None]
-"""A case and what it holds: None for the last two, else what its name says."""
+Value: TypeAlias = tuple[str, bool | int | float | str | bytes | None]
+"""A case, by its name, and what it holds: None for the last two, else what the name says."""
 
 NULL: Final[Value] = (Kind.DB_NULL, None)
 UNSUPPORTED: Final[Value] = (Kind.UNSUPPORTED, None)
@@ -76,37 +71,29 @@ MAX_RESULT_BYTES: Final = 128 << 20  # Spin 3.6 crates/world/src/lib.rs
 """Of one result, as the server sends it."""
 
 
+class AddressError(ValueError):
+    """An address that cannot be used; the message does not repeat it: it may hold a password."""
+
+
 class DatabaseError(Exception):
     """The cases of ``pg-error`` and ``mysql-error``; the message is for the guest."""
 
-    case: ClassVar[str]
-
 
 class ConnectionFailedError(DatabaseError):
-    """No connection may be made, or none can."""
-
-    case = "connection-failed"
+    """No connection can be made."""
 
 
 class BadParameterError(DatabaseError):
     """A parameter is of a kind that the database does not have."""
 
-    case = "bad-parameter"
-
 
 class QueryFailedError(DatabaseError):
     """The server refused the statement, or its result cannot be taken."""
-
-    case = "query-failed"
 
 
 class ValueConversionFailedError(DatabaseError):
     """A value of the result, or a parameter, cannot be converted."""
 
-    case = "value-conversion-failed"
-
 
 class OtherDatabaseError(DatabaseError):
     """Anything else."""
-
-    case = "other-error"

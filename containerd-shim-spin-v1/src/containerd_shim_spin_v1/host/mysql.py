@@ -1,7 +1,7 @@
 """MySQL for guests: ``outbound-mysql``.
 
-A guest keeps one connection to each address for as long as it lives, as in Spin 1: transactions,
-``LAST_INSERT_ID()`` and variables reach from one call to the next. Then it is reset for others.
+A guest keeps its connections for as long as it lives: transactions, ``LAST_INSERT_ID()`` and
+variables reach from one call to the next. Then they are reset for others.
 
 Statements go to the server as they are, with ``?`` for parameters, prepared each time. What cannot
 be prepared is run as it is if it has no parameters, and without its rows.
@@ -21,7 +21,6 @@ from containerd_shim_spin_v1.host.database import (
     MAX_RESULT_BYTES,
     NULL,
     Column,
-    ConnectionFailedError,
     DataType,
     Kind,
     OtherDatabaseError,
@@ -30,25 +29,23 @@ from containerd_shim_spin_v1.host.database import (
     Value,
     ValueConversionFailedError,
 )
-from containerd_shim_spin_v1.host.mysql_address import (
-    MysqlAddress,
-    MysqlAddressError,
-    parse_address,
-)
-from containerd_shim_spin_v1.host.mysql_connection import (
+from containerd_shim_spin_v1.host.database_connections import (
     ConnectionLostError,
+    GuestConnections,
+    Where,
+)
+from containerd_shim_spin_v1.host.mysql_address import MysqlAddress, parse_address
+from containerd_shim_spin_v1.host.mysql_connection import (
     MysqlConnection,
     ResultTooLargeError,
+    RowReader,
     StatementError,
     connect,
     message_of,
 )
 from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.pool import Pool, PoolBusyError, PoolClosedError
-from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
-
-MAX_ADDRESSES: Final = 16
-"""That one guest may use at once."""
+from containerd_shim_spin_v1.host.pool import Pool
+from containerd_shim_spin_v1.outbound.access import OutboundAccess
 
 _MAX_MESSAGE: Final = 4096
 _UNSIGNED_FLAG: Final = 0x20
@@ -101,92 +98,60 @@ class MysqlSession:
     """One guest's use of MySQL; it makes one call at a time."""
 
     def __init__(self, pool: Pool[MysqlAddress, MysqlConnection], access: OutboundAccess) -> None:
-        self._pool = pool
-        self._access = access
-        self._mine: dict[str, tuple[MysqlAddress, MysqlConnection]] = {}
+        async def check(address: MysqlAddress) -> None:
+            await access.check("mysql", address.host, address.port)
 
-    async def query(self, address: str, statement: str, params: Sequence[Value]) -> RowSet:
+        self._connections = GuestConnections(pool, parse_address, check, message_of)
+
+    @property
+    def has_open(self) -> bool:
+        """Whether there is anything to close."""
+        return self._connections.has_any
+
+    async def open(self, address: str) -> int:
+        """Return a handle of a new connection; raises as ``query``."""
+        return await self._connections.open(address)
+
+    def drop(self, handle: int) -> None:
+        """Give an opened connection back."""
+        self._connections.drop(handle)
+
+    async def query(self, where: Where, statement: str, params: Sequence[Value]) -> RowSet:
         """Run a statement and return its rows.
 
-        Raises the errors of ``database``: one about conversion if any value is of a type that
-        guests have not, a date for one.
+        Raises the errors of ``database``, DestinationNotAllowedError and VariableError. A value of
+        a type that guests have not, a date for one, is an error of conversion.
         """
         rows = _Rows()
-        columns = await self._run(address, statement, params, rows.add)
+        columns = await self._run(where, statement, params, rows.add)
         if rows.failure is not None:
             raise ValueConversionFailedError(rows.failure)
         return RowSet([Column(found.name, _data_type(found)) for found in columns or ()], rows.rows)
 
-    async def execute(self, address: str, statement: str, params: Sequence[Value]) -> None:
+    async def execute(self, where: Where, statement: str, params: Sequence[Value]) -> None:
         """Run a statement; raises as ``query``."""
-        await self._run(address, statement, params, lambda _columns, _row: None)
+        await self._run(where, statement, params, lambda _columns, _row: None)
 
     async def close(self) -> None:
-        """Give the connections back: nothing of this guest is left on them for the next."""
-        mine, self._mine = self._mine, {}
-        for address, connection in mine.values():
-            self._pool.give_back(address, connection)
+        """Give the connections back."""
+        self._connections.close()
 
     async def _run(
-        self,
-        address: str,
-        statement: str,
-        params: Sequence[Value],
-        row: Callable[[Sequence[Any], Sequence[Any]], None],
+        self, where: Where, statement: str, params: Sequence[Value], row: RowReader
     ) -> Sequence[Any] | None:
-        while True:
-            first = address not in self._mine
-            where, connection = await self._connection(address)
+        async def run(connection: MysqlConnection) -> Sequence[Any] | None:
             try:
                 return await connection.run(statement, params, row)
-            except ConnectionLostError as exc:
-                # What the server closed while it was idle has not seen the statement. Later on a
-                # guest has to know: a transaction may be gone with the connection.
-                if first and connection.lent_before and not exc.sent:
-                    continue
-                raise QueryFailedError(
-                    f"the connection to {where.shown} was lost: {exc}"[:_MAX_MESSAGE]
-                ) from None
             except (StatementError, ResultTooLargeError) as exc:
                 raise QueryFailedError(str(exc)[:_MAX_MESSAGE]) from None
+            except ConnectionLostError:
+                raise
             except Exception as exc:
                 raise OtherDatabaseError(
-                    f"{where.shown} gave no answer that can be read: {message_of(exc)}"[
-                        :_MAX_MESSAGE
-                    ]
+                    f"the server's answer cannot be read: {message_of(exc)}"[:_MAX_MESSAGE]
                 ) from exc
-            finally:
-                if not connection.usable:
-                    self._mine.pop(address, None)
-                    self._pool.give_back(where, connection)
 
-    async def _connection(self, address: str) -> tuple[MysqlAddress, MysqlConnection]:
-        if (mine := self._mine.get(address)) is not None:
-            return mine
-        try:
-            where = parse_address(address)
-        except MysqlAddressError as exc:
-            raise ConnectionFailedError(f"the address {exc}") from None
-        if len(self._mine) >= MAX_ADDRESSES:
-            raise ConnectionFailedError(f"more than {MAX_ADDRESSES} addresses are in use")
-        try:
-            await self._access.check("mysql", where.host, where.port)
-        except DestinationNotAllowedError as exc:
-            raise ConnectionFailedError(str(exc)) from exc
-        try:
-            connection = await self._pool.take(where)
-        except (PoolBusyError, PoolClosedError) as exc:
-            raise ConnectionFailedError(f"cannot connect to {where.shown}: {exc}") from None
-        except TimeoutError:
-            raise ConnectionFailedError(
-                f"cannot connect to {where.shown}: no answer in time"
-            ) from None
-        except Exception as exc:
-            raise ConnectionFailedError(
-                f"cannot connect to {where.shown}: {message_of(exc)}"[:_MAX_MESSAGE]
-            ) from None
-        self._mine[address] = where, connection
-        return where, connection
+        return await self._connections.call(where, run)
 
 
 class _Rows:

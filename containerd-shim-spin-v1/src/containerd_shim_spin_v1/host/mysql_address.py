@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from containerd_shim_spin_v1.host.database import AddressError
+
 _DEFAULT_PORT: Final = 3306
 _MAX_LENGTH: Final = 16 << 10
 _IGNORED: Final = frozenset(
@@ -24,10 +26,6 @@ _IGNORED: Final = frozenset(
         *("reset_connection", "secure_auth", "verify_ca", "verify_identity", "built_in_roots"),
     }
 )
-
-
-class MysqlAddressError(ValueError):
-    """An address that cannot be used; the message does not repeat it: it may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +48,20 @@ class MysqlAddress:
 
 @functools.lru_cache(maxsize=64)
 def parse_address(text: str) -> MysqlAddress:
-    """Read an address. Raises MysqlAddressError."""
+    """Read an address. Raises AddressError."""
     if len(text) > _MAX_LENGTH or not text.isprintable():
-        raise MysqlAddressError(f"must be a URL of up to {_MAX_LENGTH} characters")
+        raise AddressError(f"must be a URL of up to {_MAX_LENGTH} characters")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise MysqlAddressError("must be a URL: its host or port is none") from None
+        raise AddressError("must be a URL: its host or port is none") from None
     if parts.scheme != "mysql":
-        raise MysqlAddressError("must be a URL with mysql://")
+        raise AddressError("must be a URL with mysql://")
     if not host or port == 0:
-        raise MysqlAddressError("names no host")
+        raise AddressError("names no host")
     if not parts.username:
-        raise MysqlAddressError("names no user")
+        raise AddressError("names no user")
     address = MysqlAddress(
         host=unquote(host),
         port=_DEFAULT_PORT if port is None else port,
@@ -73,7 +71,7 @@ def parse_address(text: str) -> MysqlAddress:
         tls=_tls(parts),
     )
     if "\0" in f"{address.host}{address.user}{address.database}":
-        raise MysqlAddressError("holds a NUL")
+        raise AddressError("holds a NUL")
     return address
 
 
@@ -81,7 +79,7 @@ def _decode(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise MysqlAddressError("is not UTF-8 when decoded") from None
+        raise AddressError("is not UTF-8 when decoded") from None
 
 
 def _tls(parts: SplitResult) -> bool:
@@ -92,5 +90,5 @@ def _tls(parts: SplitResult) -> bool:
         elif name == "require_ssl":
             tls = tls or value.lower() == "true"
         elif name not in _IGNORED:
-            raise MysqlAddressError(f"has the option {name[:64]!r}, which is not supported")
+            raise AddressError(f"has the option {name[:64]!r}, which is not supported")
     return tls

@@ -35,6 +35,7 @@ from pymysql.protocol import (
 )
 
 from containerd_shim_spin_v1.host.database import Kind, Value
+from containerd_shim_spin_v1.host.database_connections import ConnectionLostError
 from containerd_shim_spin_v1.host.mysql_address import MysqlAddress
 from containerd_shim_spin_v1.host.networks import Networks
 
@@ -51,7 +52,7 @@ _SSL_ERROR: Final = 2026  # CR_SSL_CONNECTION_ERROR
 _AUTH_ERROR: Final = 2059  # CR_AUTH_PLUGIN_CANNOT_LOAD
 _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 
-_SENT: Final[dict[Kind, tuple[int, str]]] = {
+_SENT: Final[dict[str, tuple[int, str]]] = {
     Kind.FLOATING32: (FIELD_TYPE.FLOAT, "<f"),
     Kind.FLOATING64: (FIELD_TYPE.DOUBLE, "<d"),
     **dict.fromkeys(
@@ -77,15 +78,6 @@ _UNSIGNED_FLAG: Final = 0x20
 _TIMES: Final = frozenset(
     {FIELD_TYPE.DATE, FIELD_TYPE.DATETIME, FIELD_TYPE.TIMESTAMP, FIELD_TYPE.TIME}
 )
-
-
-class ConnectionLostError(Exception):
-    """The connection ended before an answer came."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        """sent: the server may have run the statement."""
-        super().__init__(reason)
-        self.sent = sent
 
 
 class ResultTooLargeError(Exception):

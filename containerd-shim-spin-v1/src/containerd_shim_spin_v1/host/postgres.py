@@ -1,7 +1,7 @@
 """PostgreSQL for guests: ``outbound-pg``.
 
-A guest keeps one connection to each address for as long as it lives, as in Spin 1: transactions,
-``currval`` and temporary tables reach from one call to the next. Then it is reset for others.
+A guest keeps its connections for as long as it lives: transactions, ``currval`` and temporary
+tables reach from one call to the next. Then they are reset for others.
 
 Statements go to the server as they are, with ``$1`` for parameters, prepared without a name each
 time: nothing is left on the server, and poolers that change servers between transactions work. What
@@ -30,7 +30,6 @@ from containerd_shim_spin_v1.host.database import (
     UNSUPPORTED,
     BadParameterError,
     Column,
-    ConnectionFailedError,
     DataType,
     Kind,
     OtherDatabaseError,
@@ -39,23 +38,16 @@ from containerd_shim_spin_v1.host.database import (
     Value,
     ValueConversionFailedError,
 )
+from containerd_shim_spin_v1.host.database_connections import GuestConnections, Where
 from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.pool import Pool, PoolBusyError, PoolClosedError
-from containerd_shim_spin_v1.host.postgres_address import (
-    PostgresAddress,
-    PostgresAddressError,
-    parse_address,
-)
+from containerd_shim_spin_v1.host.pool import Pool
+from containerd_shim_spin_v1.host.postgres_address import PostgresAddress, parse_address
 from containerd_shim_spin_v1.host.postgres_connection import (
-    ConnectionLostError,
     PostgresConnection,
     ResultTooLargeError,
     connect,
 )
-from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
-
-MAX_ADDRESSES: Final = 16
-"""That one guest may use at once."""
+from containerd_shim_spin_v1.outbound.access import OutboundAccess
 
 _MAX_MESSAGE: Final = 4096
 _ROWS_AT_ONCE: Final = 500
@@ -76,7 +68,7 @@ _RESULTS: Final = {
 # A number may be given for one of another width; the server's range is checked.
 _INTEGERS: Final = frozenset({"int2", "int4", "int8"})
 _FLOATS: Final = frozenset({"float4", "float8"})
-_PARAMETERS: Final = {
+_PARAMETERS: Final[dict[str, frozenset[str]]] = {
     Kind.BOOLEAN: frozenset({"bool"}),
     Kind.INT8: _INTEGERS,
     Kind.INT16: _INTEGERS,
@@ -124,18 +116,33 @@ class PostgresSession:
     def __init__(
         self, pool: Pool[PostgresAddress, PostgresConnection], access: OutboundAccess
     ) -> None:
-        self._pool = pool
-        self._access = access
-        self._mine: dict[str, tuple[PostgresAddress, PostgresConnection]] = {}
+        async def check(address: PostgresAddress) -> None:
+            for host, port in address.hosts:
+                await access.check("postgres", host, port)
 
-    async def query(self, address: str, statement: str, params: Sequence[Value]) -> RowSet:
+        self._connections = GuestConnections(pool, parse_address, check, _reason)
+
+    @property
+    def has_open(self) -> bool:
+        """Whether there is anything to close."""
+        return self._connections.has_any
+
+    async def open(self, address: str) -> int:
+        """Return a handle of a new connection; raises as ``query``."""
+        return await self._connections.open(address)
+
+    def drop(self, handle: int) -> None:
+        """Give an opened connection back."""
+        self._connections.drop(handle)
+
+    async def query(self, where: Where, statement: str, params: Sequence[Value]) -> RowSet:
         """Run a statement and return its rows; columns are only told of if there are any.
 
-        Raises the errors of ``database``.
+        Raises the errors of ``database``, DestinationNotAllowedError and VariableError.
         """
         if any(kind in _UNSIGNED for kind, _ in params):
             raise BadParameterError("PostgreSQL has no unsigned integers")
-        records, attributes, _ = await self._run(address, statement, params)
+        records, attributes, _ = await self._run(where, statement, params)
         if not records:
             return RowSet([], [])
         types = [_RESULTS.get(found.type.oid) for found in attributes]
@@ -146,86 +153,42 @@ class PostgresSession:
         kinds = [known[1] if known else None for known in types]
         return RowSet(columns, await _rows(records, kinds))
 
-    async def execute(self, address: str, statement: str, params: Sequence[Value]) -> int:
+    async def execute(self, where: Where, statement: str, params: Sequence[Value]) -> int:
         """Run a statement and return how many rows it was about; raises as ``query``."""
         if any(kind in _UNSIGNED for kind, _ in params):
             raise ValueConversionFailedError("PostgreSQL has no unsigned integers")
-        _, _, status = await self._run(address, statement, params)
+        _, _, status = await self._run(where, statement, params)
         last = status.rpartition(" ")[2]
         return int(last) if last.isascii() and last.isdigit() else 0
 
     async def close(self) -> None:
-        """Give the connections back: nothing of this guest is left on them for the next."""
-        mine, self._mine = self._mine, {}
-        for address, connection in mine.values():
-            self._pool.give_back(address, connection)
+        """Give the connections back."""
+        self._connections.close()
 
     async def _run(
-        self, address: str, statement: str, params: Sequence[Value]
+        self, where: Where, statement: str, params: Sequence[Value]
     ) -> tuple[list[Any], Sequence[Any], str]:
+        """Return records, what their columns are, and the server's word of what was done."""
         if "\0" in statement:
             raise QueryFailedError("the statement holds a NUL")
         # The server would wait for data that never comes.
         if _COPY.match(statement):
             raise QueryFailedError("COPY from and to the client is not supported")
-        while True:
-            first = address not in self._mine
-            where, connection = await self._connection(address)
-            try:
-                prepared = await connection.prepare(statement)
-                arguments = _arguments(params, prepared.get_parameters())
-                records = await connection.fetch(prepared, arguments)
-                return records, prepared.get_attributes(), prepared.get_statusmsg() or ""
-            except ConnectionLostError as exc:
-                # What the server closed while it was idle has not seen the statement. Later on a
-                # guest has to know: a transaction may be gone with the connection.
-                if first and connection.lent_before and not exc.sent:
-                    continue
-                raise QueryFailedError(
-                    f"the connection to {where.shown} was lost: {_reason(exc)}"
-                ) from None
-            except ResultTooLargeError as exc:
-                raise QueryFailedError(str(exc)) from None
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-                raise QueryFailedError(_reason(exc)) from None
-            except asyncpg.InternalClientError as exc:
-                raise OtherDatabaseError(_reason(exc)) from None
-            finally:
-                if not connection.usable:
-                    self._mine.pop(address, None)
-                    self._pool.give_back(where, connection)
 
-    async def _connection(self, address: str) -> tuple[PostgresAddress, PostgresConnection]:
-        if (mine := self._mine.get(address)) is not None:
-            return mine
-        try:
-            where = parse_address(address)
-        except PostgresAddressError as exc:
-            raise ConnectionFailedError(f"the address {exc}") from None
-        if len(self._mine) >= MAX_ADDRESSES:
-            raise ConnectionFailedError(f"more than {MAX_ADDRESSES} addresses are in use")
-        await self._check(where)
-        try:
-            connection = await self._pool.take(where)
-        except (PoolBusyError, PoolClosedError) as exc:
-            raise ConnectionFailedError(f"cannot connect to {where.shown}: {exc}") from None
-        except TimeoutError:
-            raise ConnectionFailedError(
-                f"cannot connect to {where.shown}: no answer in time"
-            ) from None
-        except Exception as exc:
-            raise ConnectionFailedError(
-                f"cannot connect to {where.shown}: {_reason(exc)}"
-            ) from None
-        self._mine[address] = where, connection
-        return where, connection
+        async def run(connection: PostgresConnection) -> tuple[list[Any], Sequence[Any], str]:
+            prepared = await connection.prepare(statement)
+            arguments = _arguments(params, prepared.get_parameters())
+            records = await connection.fetch(prepared, arguments)
+            return records, prepared.get_attributes(), prepared.get_statusmsg() or ""
 
-    async def _check(self, where: PostgresAddress) -> None:
         try:
-            for host, port in where.hosts:
-                await self._access.check("postgres", host, port)
-        except DestinationNotAllowedError as exc:
-            raise ConnectionFailedError(str(exc)) from exc
+            return await self._connections.call(where, run)
+        except ResultTooLargeError as exc:
+            raise QueryFailedError(str(exc)) from None
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+            raise QueryFailedError(_reason(exc)) from None
+        except asyncpg.InternalClientError as exc:
+            raise OtherDatabaseError(_reason(exc)) from None
 
 
 def _arguments(params: Sequence[Value], wanted: Sequence[Any]) -> list[Any]:
@@ -237,7 +200,7 @@ def _arguments(params: Sequence[Value], wanted: Sequence[Any]) -> list[Any]:
     for number, ((kind, _), type_) in enumerate(zip(params, wanted, strict=True), 1):
         if kind != Kind.DB_NULL and type_.name not in _PARAMETERS.get(kind, ()):
             raise QueryFailedError(
-                f"parameter ${number} is {kind.wit}, which is no value for type {type_.name}"
+                f"parameter ${number} is {kind}, which is no value for type {type_.name}"
             )
     return [value for _, value in params]
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
+from containerd_shim_spin_v1.host.database import AddressError
+
 SslMode: TypeAlias = Literal["disable", "prefer", "require"]
 SessionAttributes: TypeAlias = Literal["any", "read-write", "read-only"]
 
@@ -54,10 +56,6 @@ _USED: Final = frozenset(
 _PAIR = re.compile(r"\s*([^\s=]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s\\']|\\.)*))(?=\s|\Z)", re.S)
 
 
-class PostgresAddressError(ValueError):
-    """An address that cannot be used; the message does not repeat it: it may hold a password."""
-
-
 @dataclass(frozen=True, slots=True)
 class PostgresAddress:
     """Where to connect to, and as whom."""
@@ -82,14 +80,14 @@ class PostgresAddress:
 
 @functools.lru_cache(maxsize=64)
 def parse_address(text: str) -> PostgresAddress:
-    """Read an address. Raises PostgresAddressError."""
+    """Read an address. Raises AddressError."""
     if len(text) > _MAX_LENGTH or "\0" in text:
-        raise PostgresAddressError(f"must have up to {_MAX_LENGTH} characters, and no NUL")
+        raise AddressError(f"must have up to {_MAX_LENGTH} characters, and no NUL")
     scheme, separator, rest = text.partition("://")
     if separator and scheme in ("postgres", "postgresql"):
         return _address(dict(_url_options(rest)))
     if separator and "=" not in scheme:
-        raise PostgresAddressError("must be a URL with postgres:// or postgresql://")
+        raise AddressError("must be a URL with postgres:// or postgresql://")
     return _address(dict(_pairs(text)))
 
 
@@ -107,7 +105,7 @@ def _url_options(rest: str) -> Iterator[tuple[str, str]]:
     for part in authority.split(",") if authority else ():
         found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?", part)
         if found is None:
-            raise PostgresAddressError("has a host or port that is none")
+            raise AddressError("has a host or port that is none")
         hosts.append(_decode(found[1].removeprefix("[").removesuffix("]")))
         ports.append(found[2] or str(_DEFAULT_PORT))
     if hosts:
@@ -118,7 +116,7 @@ def _url_options(rest: str) -> Iterator[tuple[str, str]]:
     for pair in query.split("&") if query else ():
         name, equals, value = pair.partition("=")
         if not equals:
-            raise PostgresAddressError("has an option without a value")
+            raise AddressError("has an option without a value")
         yield _decode(name), _decode(value)
 
 
@@ -126,7 +124,7 @@ def _decode(text: str) -> str:
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
-        raise PostgresAddressError("is not UTF-8 when decoded") from None
+        raise AddressError("is not UTF-8 when decoded") from None
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -134,7 +132,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
     while text[position:].strip():
         found = _PAIR.match(text, position)
         if found is None:
-            raise PostgresAddressError("must be a URL, or name=value pairs")
+            raise AddressError("must be a URL, or name=value pairs")
         value = found[2] if found[2] is not None else found[3]
         yield found[1], re.sub(r"\\(.)", r"\1", value, flags=re.S)
         position = found.end()
@@ -143,13 +141,13 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 def _address(options: dict[str, str]) -> PostgresAddress:
     for name, value in options.items():
         if name not in _USED | _IGNORED:
-            raise PostgresAddressError(f"has the option {name[:64]!r}, which is not supported")
+            raise AddressError(f"has the option {name[:64]!r}, which is not supported")
         if "\0" in value:
-            raise PostgresAddressError(f"has a NUL in {name!r}")
+            raise AddressError(f"has a NUL in {name!r}")
     if not options.get("user"):
-        raise PostgresAddressError("names no user")
+        raise AddressError("names no user")
     if options.get("channel_binding", "prefer") not in ("disable", "prefer"):
-        raise PostgresAddressError("requires channel_binding, which is not supported")
+        raise AddressError("requires channel_binding, which is not supported")
     return PostgresAddress(
         hosts=_hosts(options.get("host", ""), options.get("port", "")),
         user=options["user"],
@@ -167,14 +165,14 @@ def _address(options: dict[str, str]) -> PostgresAddress:
 def _hosts(hosts: str, ports: str) -> tuple[tuple[str, int], ...]:
     names = hosts.split(",")
     if not all(names):
-        raise PostgresAddressError("names no host")
+        raise AddressError("names no host")
     if any(name.startswith(("/", "@")) for name in names):
-        raise PostgresAddressError("names a Unix socket, which guests cannot connect to")
+        raise AddressError("names a Unix socket, which guests cannot connect to")
     numbers = [_port(port) for port in ports.split(",")]
     if len(numbers) == 1:
         numbers *= len(names)
     if len(numbers) != len(names) or len(names) > _MAX_HOSTS:
-        raise PostgresAddressError(
+        raise AddressError(
             f"must have a port for each host, or one for all, and up to {_MAX_HOSTS} hosts"
         )
     return tuple(zip(names, numbers, strict=True))
@@ -185,12 +183,12 @@ def _port(text: str) -> int:
     if not text:
         return _DEFAULT_PORT
     if not 1 <= number <= 65535:
-        raise PostgresAddressError("has a port that is not between 1 and 65535")
+        raise AddressError("has a port that is not between 1 and 65535")
     return number
 
 
 def _choice(options: dict[str, str], name: str, default: str, known: dict[str, str]) -> str:
     value = options.get(name, default)
     if value not in known:
-        raise PostgresAddressError(f"has {name}={value[:64]!r}; it can be {', '.join(known)}")
+        raise AddressError(f"has {name}={value[:64]!r}; it can be {', '.join(known)}")
     return known[value]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from containerd_shim_spin_v1.host.database_connections import ConnectionLostError
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres_address import PostgresAddress
 
@@ -21,15 +22,6 @@ _GREETING_BYTES: Final = 1 << 20  # until it is lent
 
 # Types whose values cannot always be had in Python, a year 20000 for one; guests get none of them.
 _NOT_DECODED: Final = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "numeric")
-
-
-class ConnectionLostError(Exception):
-    """The connection ended before an answer came."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        """sent: the server may have run the statement."""
-        super().__init__(reason)
-        self.sent = sent
 
 
 class ResultTooLargeError(Exception):
@@ -71,6 +63,11 @@ class PostgresConnection:
                     f"the result is larger than {self._meter.limit_bytes} bytes"
                 ) from None
             raise ConnectionLostError(str(exc), sent=sent) from None
+        except asyncpg.InternalClientError as exc:
+            if sent:
+                raise
+            # So it is if the server's last words have come, and its end has not.
+            raise ConnectionLostError(str(exc), sent=False) from None
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
             if self._connection.is_closed():
                 raise ConnectionLostError(str(exc), sent=sent) from None

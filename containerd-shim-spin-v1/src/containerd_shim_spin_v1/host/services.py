@@ -13,8 +13,11 @@ from containerd_shim_spin_v1.host.http import HttpHost
 from containerd_shim_spin_v1.host.key_value import KeyValueHost, check_store_addresses
 from containerd_shim_spin_v1.host.llm import LlmHost
 from containerd_shim_spin_v1.host.mqtt import MqttHost
+from containerd_shim_spin_v1.host.mysql import MysqlHost
 from containerd_shim_spin_v1.host.networks import Networks
+from containerd_shim_spin_v1.host.postgres import PostgresHost
 from containerd_shim_spin_v1.host.redis import RedisHost
+from containerd_shim_spin_v1.host.sqlite import SqliteHost
 from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.manifest.model import AppManifest
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
@@ -77,10 +80,15 @@ class Services:
             max_connections=config.max_connections.get("mqtt"),
             max_payload_bytes=config.max_payload_size_bytes,
         )
+        self.mysql = MysqlHost(networks, sources.tls.default, config.max_connections.get("mysql"))
+        self.postgres = PostgresHost(
+            networks, sources.tls.default, config.max_connections.get("pg")
+        )
         self.redis = RedisHost(sources.tls.default, networks, config.max_connections.get("redis"))
         self.key_value = KeyValueHost.of(
             config, sources.tls.default, root=sources.root, directory=sources.directory
         )
+        self.sqlite = SqliteHost.of(config, root=sources.root, directory=sources.directory)
 
     @classmethod
     async def open(cls, sources: ServiceSources) -> Services:
@@ -98,7 +106,10 @@ class Services:
         await self.http.close()
         await self.llm.close()
         await self.mqtt.close()
+        await self.mysql.close()
+        await self.postgres.close()
         await self.redis.close()
         await self.key_value.close()
+        await self.sqlite.close()
         for provider in self._providers:
             await provider.close()

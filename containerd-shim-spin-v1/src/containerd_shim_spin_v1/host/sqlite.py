@@ -17,18 +17,23 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from containerd_shim_spin_v1.host.database import MAX_RESULT_BYTES
-from containerd_shim_spin_v1.manifest.model import Component
-from containerd_shim_spin_v1.runtime_config.model import FileDatabase, RuntimeConfig
-from containerd_shimkit.errors import ManifestError
+from containerd_shim_spin_v1.host.key_value import DEFAULT_STATE_DIR
+from containerd_shim_spin_v1.runtime_config.labels import DEFAULT
+from containerd_shim_spin_v1.runtime_config.model import (
+    DatabaseConfig,
+    FileDatabase,
+    RuntimeConfig,
+)
 
 Value: TypeAlias = int | float | str | bytes | None
 
@@ -36,7 +41,6 @@ MAX_HANDLES: Final = 256  # Spin 1.5 crates/sqlite/src/lib.rs
 MAX_GUESTS: Final = 64
 """Guests that use SQLite at once."""
 
-_DEFAULT_LABEL: Final = "default"
 _DEFAULT_NAME: Final = "sqlite_db.db"
 _WAIT_SECONDS: Final = 30.0
 _LOCK_SECONDS: Final = 5.0
@@ -76,48 +80,11 @@ class SqliteIoError(SqliteError):
     """Anything else; the message is for the guest."""
 
 
-class DatabaseConfigError(ManifestError):
-    """A component lists a database that it cannot have."""
-
-
 class QueryResult(NamedTuple):
     """What a statement returned."""
 
     columns: list[str]
     rows: list[Sequence[Value]]
-
-
-def databases_of(
-    components: Iterable[Component], config: RuntimeConfig, state_dir: Path | None, directory: Path
-) -> dict[str, FileDatabase]:
-    """Return the app's databases, with absolute paths.
-
-    state_dir: None is none: then ``default`` is in memory.  directory: of the configuration file.
-    Raises DatabaseConfigError if a component lists one that is not there.
-    """
-    path = None if state_dir is None else str(state_dir / _DEFAULT_NAME)
-    found = {_DEFAULT_LABEL: FileDatabase(path, allow_attach_file=False)}
-    other = set()
-    for label, database in config.sqlite_databases.items():
-        if isinstance(database, FileDatabase):
-            path = None if database.path is None else str(directory / database.path)
-            found[label] = FileDatabase(path, database.allow_attach_file)
-        else:
-            found.pop(label, None)
-            other.add(label)
-    for component in components:
-        for label in component.sqlite_databases:
-            if label in other:
-                raise DatabaseConfigError(
-                    f"component {component.id!r} uses database {label!r}, which is of type `libsql`"
-                    " in the runtime configuration; only `spin` is supported"
-                )
-            if label not in found:
-                raise DatabaseConfigError(
-                    f"component {component.id!r} uses database {label!r}, which is not in the"
-                    f" runtime configuration: it needs [sqlite_database.{label}]"
-                )
-    return found
 
 
 class SqliteHost:
@@ -129,6 +96,7 @@ class SqliteHost:
         *,
         max_result_bytes: int = MAX_RESULT_BYTES,
     ) -> None:
+        """databases: by their labels, with paths that are not relative to anything."""
         self.databases = databases
         self.max_result_bytes = max_result_bytes
         # A guest runs one statement at a time; with fewer threads those that wait for a lock could
@@ -143,6 +111,26 @@ class SqliteHost:
             for label, database in databases.items()
             if database.path is None
         ]
+
+    @classmethod
+    def of(cls, config: RuntimeConfig, *, root: Path, directory: Path) -> SqliteHost:
+        """Return the databases of the runtime configuration, and the default one.
+
+        root: of the container's files.  directory: in the container, that of the configuration
+        file, which paths in it are relative to.  Types that are not supported are left out.
+        """
+        path = None
+        if config.state_dir != "":
+            path = str(Path("/", config.state_dir or DEFAULT_STATE_DIR, _DEFAULT_NAME))
+        found: dict[str, DatabaseConfig] = {DEFAULT: FileDatabase(path, allow_attach_file=False)}
+        found.update(config.sqlite_databases)
+        return cls(
+            {
+                label: replace(database, path=_inside(root, directory, database.path))
+                for label, database in found.items()
+                if isinstance(database, FileDatabase)
+            }
+        )
 
     def session(self, labels: Collection[str]) -> SqliteSession:
         """Return what one guest asks; it has to be closed. labels: what its component lists."""
@@ -212,8 +200,8 @@ class SqliteSession:
         """
         if name not in self._labels:
             raise AccessDeniedError(
-                f"the component may not use database {name[:64]!r}: "
-                "its manifest does not list it in sqlite_databases"
+                f"the component may not use database {name[:64]!r}: it needs "
+                f'sqlite_databases = ["{name[:64]}"] in the manifest'
             )
         if name not in self._host.databases:
             raise NoSuchDatabaseError(f"there is no database {name!r}")
@@ -238,9 +226,14 @@ class SqliteSession:
             connection = self._connections[label] = self._host.connection(label)
         return await connection.run(statement, params)
 
-    async def close_handle(self, handle: int) -> None:
-        """Forget a handle, if it is one."""
+    def drop(self, handle: int) -> None:
+        """Forget a handle; any number is fine."""
         self._handles.pop(handle, None)
+
+    @property
+    def has_open(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._connections)
 
     async def close(self) -> None:
         """End the session: what is not committed is rolled back, what runs is interrupted."""
@@ -248,6 +241,10 @@ class SqliteSession:
         self._handles.clear()
         if connections:
             self._host.end(connections.values())
+
+
+def _inside(root: Path, directory: Path, path: str | None) -> str | None:
+    return None if path is None else str(root / (directory / path).relative_to("/"))
 
 
 class _Connection:
@@ -337,9 +334,10 @@ class _Connection:
             )
         except (OSError, sqlite3.Error) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
+            where = "memory" if path is None else path
             raise SqliteIoError(
-                f"database {self._label!r}: cannot open {path}: {reason}; state_dir in the runtime "
-                "configuration names a directory that can be written"
+                f"database {self._label!r}: cannot open {where}: {reason}; mount a volume there, "
+                "or say where in state_dir or the path of the runtime configuration"
             ) from None
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._host.max_result_bytes)
