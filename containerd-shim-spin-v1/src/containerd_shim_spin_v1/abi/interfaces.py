@@ -17,8 +17,11 @@ from containerd_shim_spin_v1.abi import (
 )
 from containerd_shim_spin_v1.abi.imports import Interface
 
+_KINDS: Final = (
+    *(key_value, llm, mqtt, mysql, outbound_http),
+    *(postgres, redis, sqlite, variables),
+)
+
 INTERFACES: Final[dict[str, Interface]] = {
-    interface.module: interface
-    for kind in (*(key_value, llm, mqtt, mysql, outbound_http, postgres, redis, sqlite, variables),)
-    for interface in kind.INTERFACES
+    interface.module: interface for kind in _KINDS for interface in kind.INTERFACES
 }
