@@ -6,8 +6,11 @@ themselves, made in the event loop that serves, in each process that does, and c
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from containerd_shim_spin_v1.host.http import HttpHost
 from containerd_shim_spin_v1.host.key_value import KeyValueHost, check_store_addresses
@@ -25,6 +28,15 @@ from containerd_shim_spin_v1.runtime_config.reader import config_directory
 from containerd_shim_spin_v1.variables.sources import make_providers
 from containerd_shim_spin_v1.variables.values import Provider, Variables
 from containerd_shimkit.engine import RuntimeContext
+
+log = logging.getLogger(__name__)
+
+
+class Closable(Protocol):
+    """What has connections."""
+
+    async def close(self) -> None:
+        """End them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +114,14 @@ class Services:
         return services
 
     async def close(self) -> None:
-        """End every connection."""
-        await self.http.close()
-        await self.llm.close()
-        await self.mqtt.close()
-        await self.mysql.close()
-        await self.postgres.close()
-        await self.redis.close()
-        await self.key_value.close()
-        await self.sqlite.close()
-        for provider in self._providers:
-            await provider.close()
+        """End every connection. One that cannot be ended well does not keep others."""
+        services: tuple[Closable, ...] = (
+            *(self.http, self.llm, self.mqtt, self.mysql, self.postgres, self.redis),
+            *(self.key_value, self.sqlite, *self._providers),
+        )
+        ends = await asyncio.gather(
+            *(service.close() for service in services), return_exceptions=True
+        )
+        for service, end in zip(services, ends, strict=True):
+            if isinstance(end, Exception):
+                log.error("%s cannot be closed: %s", type(service).__name__, end)
