@@ -413,6 +413,20 @@ def test_idle_connection_is_closed_after_a_while() -> None:
     run(main)
 
 
+def test_many_connections_wait_to_be_accepted() -> None:
+    """The kernel keeps them while the loop has no turn; beyond the backlog it refuses them."""
+
+    async def main() -> None:
+        async with serving() as running:
+            await fetch(running.port, "/")
+            address = ("127.0.0.1", running.port)
+            waiting = [socket.create_connection(address, timeout=0.9) for _ in range(400)]
+            for connection in waiting:
+                connection.close()
+
+    run(main)
+
+
 # The end
 
 

@@ -100,7 +100,10 @@ class HttpServer:
         if self.settings.take_turns:
             server: asyncio.Server | Acceptor = Acceptor(sock, lambda: LimitedProtocol(self))
         else:
-            server = await loop.create_server(lambda: LimitedProtocol(self), sock=sock)
+            # The loop listens again, and would with a backlog of 100.
+            server = await loop.create_server(
+                lambda: LimitedProtocol(self), sock=sock, backlog=_BACKLOG
+            )
         try:
             await stop.wait()
         finally:
