@@ -21,9 +21,13 @@ GUESTS_COMMANDS := \
   containerd-shim-spin-v1/tests/guests/wagi_probe.wasm
 GUESTS_COMPONENTS := \
   images/spin/c-hello/c_hello.wasm \
+  images/spin-key-value/key_value.wasm \
   $(patsubst %.c,%.wasm,$(filter-out %/wagi_probe.c, \
     $(sort $(wildcard containerd-shim-spin-v1/tests/guests/*.c))))
-GUESTS_RUST := images/spin/hello/hello.wasm
+GUESTS_RUST := \
+  images/spin/hello/hello.wasm \
+  images/spin/redis-hello/redis_hello.wasm \
+  images/spin-outbound-redis/outbound_redis.wasm
 GUESTS := $(GUESTS_COMMANDS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
 
 GUESTS_CFLAGS := --target=wasm32-wasi -std=gnu17 -Os -flto -Wall -Wextra -Werror \

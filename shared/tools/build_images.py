@@ -1,6 +1,7 @@
 """Write ``dist/images/NAME.tar`` for directories ``images/NAME``: what ``make images`` runs.
 
-Such a directory holds an ``image.toml``::
+The image of a directory in another, ``images/NAME/OTHER``, is ``NAME-OTHER``. A directory holds an
+``image.toml``::
 
     reference = "docker.io/library/wasmtest_NAME:latest"   # this is the default
     entrypoint = ["/"]
@@ -24,11 +25,13 @@ from containerd_shimkit.oci.archive import ImageFile, write_image_archive
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def image_names(images: Path) -> list[str]:
-    return sorted(manifest.parent.name for manifest in images.glob("*/image.toml"))
+def find_images(images: Path) -> dict[str, Path]:
+    """Return the directories of all images, by the images' names."""
+    found = (manifest.parent for manifest in sorted(images.glob("**/image.toml")))
+    return {"-".join(directory.relative_to(images).parts): directory for directory in found}
 
 
-def build_image(directory: Path, output: Path) -> Path:
+def build_image(directory: Path, output: Path, name: str) -> Path:
     """Write the archive of the image in ``directory`` into ``output``; return its path.
 
     Raises ManifestError or MissingFileError, naming the file.
@@ -44,10 +47,10 @@ def build_image(directory: Path, output: Path) -> Path:
         raise ManifestError(f"{manifest}: {exc}") from exc
     except KeyError as exc:
         raise ManifestError(f"{manifest}: field {exc} is required") from exc
-    archive = output / f"{directory.name}.tar"
+    archive = output / f"{name}.tar"
     write_image_archive(
         archive,
-        settings.get("reference", f"docker.io/library/wasmtest_{directory.name}:latest"),
+        settings.get("reference", f"docker.io/library/wasmtest_{name}:latest"),
         [ImageFile(path, _read(directory / source)) for source, path in sources],
         entrypoint=entrypoint,
         env=settings.get("env", ()),
@@ -68,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, default=REPOSITORY / "images")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist" / "images")
     options = parser.parse_args(arguments)
-    for name in options.names or image_names(options.images):
+    images = find_images(options.images)
+    for name in options.names or images:
         try:
-            archive = build_image(options.images / name, options.output)
+            archive = build_image(images.get(name, options.images / name), options.output, name)
         except ShimError as exc:
             print(f"build_images: {exc}", file=sys.stderr)
             return int(exc.exit_code)

@@ -205,12 +205,22 @@ def probe(node: Node, probe_image: str) -> App:
 
 
 @pytest.fixture
-def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
-    """The image of ``images/spin``, as ``make images`` writes it."""
-    archive = pytestconfig.rootpath / "dist" / "images" / "spin.tar"
-    if not archive.exists():
-        pytest.skip(f"needs {archive}: make images")
-    return node.import_archive(archive, "docker.io/library/wasmtest_spin:latest")
+def example_image(node: Node, pytestconfig: pytest.Config) -> Callable[[str], str]:
+    """Imports an image of ``images``, by its name, as ``make images`` writes it."""
+
+    def get(name: str) -> str:
+        archive = pytestconfig.rootpath / "dist" / "images" / f"{name}.tar"
+        if not archive.exists():
+            pytest.skip(f"needs {archive}: make images")
+        return node.import_archive(archive, f"docker.io/library/wasmtest_{name}:latest")
+
+    return get
+
+
+@pytest.fixture
+def hello_image(example_image: Callable[[str], str]) -> str:
+    """The image of ``images/spin``."""
+    return example_image("spin")
 
 
 # Pods

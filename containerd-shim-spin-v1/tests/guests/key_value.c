@@ -1,5 +1,5 @@
 /* Uses key-value stores as the lines of the request's body say, by the interface that the path
- * names: /v1, /v1.5 or /v2.
+ * ends with: /v1, /v1.5 or /v2.
  *
  *   open LABEL, which is answered with the handle and is used from then on; use HANDLE; close
  *   get KEY, set KEY VALUE, delete KEY, exists KEY, get-keys
@@ -107,7 +107,7 @@ static void call(const struct words *words, struct spin_response *response) {
 }
 
 void spin_handle(const struct spin_request *request, struct spin_response *response) {
-  const char *path = request->uri.data;
+  const char *path = strrchr(request->uri.data, '/');
   version = strcmp(path, "/v2") == 0 ? VERSION_2 : strcmp(path, "/v1.5") == 0 ? VERSION_15 : VERSION_1;
   struct words words;
   for (char *rest = request->body.data; next_line(&rest, &words);) {

@@ -1,5 +1,5 @@
-/* Calls Redis as the lines of the request's body say, by the interface that the path names: /v1,
- * /v1.5 or /v2. The header "address" is the server's.
+/* Calls Redis as the lines of the request's body say, by the interface that the path ends
+ * with: /v1, /v1.5 or /v2. The header "address" is the server's.
  *
  *   get KEY, set KEY VALUE, incr KEY, del KEY..., sadd KEY VALUE..., smembers KEY,
  *   srem KEY VALUE..., publish CHANNEL PAYLOAD, execute COMMAND WORD...
@@ -180,7 +180,7 @@ static void call(const struct words *words, struct spin_response *response) {
 }
 
 void spin_handle(const struct spin_request *request, struct spin_response *response) {
-  const char *path = request->uri.data;
+  const char *path = strrchr(request->uri.data, '/');
   version = strcmp(path, "/v2") == 0 ? VERSION_2 : strcmp(path, "/v1.5") == 0 ? VERSION_15 : VERSION_1;
   const char *given = spin_request_header(request, "address");
   address = (struct spin_string){(char *)given, strlen(given)};

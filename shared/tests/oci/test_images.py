@@ -10,10 +10,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from build_images import find_images
 
 REPOSITORY = Path(__file__).parents[3]
 TOOL = REPOSITORY / "shared" / "tools" / "build_images.py"
-NAMES = sorted(manifest.parent.name for manifest in REPOSITORY.glob("images/*/image.toml"))
+IMAGES = find_images(REPOSITORY / "images")
 
 
 def build(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +30,7 @@ def test_spin_image_is_smaller_than_100_kilobytes(tmp_path: Path) -> None:
 
 def test_all_images_are_built_without_names(tmp_path: Path) -> None:
     assert build("--output", str(tmp_path)).returncode == 0
-    assert sorted(archive.stem for archive in tmp_path.iterdir()) == NAMES
+    assert sorted(archive.stem for archive in tmp_path.iterdir()) == sorted(IMAGES)
     assert all(tarfile.is_tarfile(archive) for archive in tmp_path.iterdir())
 
 
@@ -42,9 +43,12 @@ def test_missing_source_is_named(tmp_path: Path) -> None:
     assert "broken/none.wasm: No such file or directory" in result.stderr
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_dockerfile_copies_the_same_files(name: str) -> None:
-    directory = REPOSITORY / "images" / name
+def test_image_in_another_ones_directory_has_both_names() -> None:
+    assert IMAGES["spin-redis-hello"] == REPOSITORY / "images" / "spin" / "redis-hello"
+
+
+@pytest.mark.parametrize("directory", IMAGES.values(), ids=IMAGES.keys())
+def test_dockerfile_copies_the_same_files(directory: Path) -> None:
     copies = re.findall(r"^COPY (\S+) /(\S*)$", (directory / "Dockerfile").read_text(), re.M)
     by_docker = {source: target + Path(source).name for source, target in copies}
     settings = tomllib.loads((directory / "image.toml").read_text())
