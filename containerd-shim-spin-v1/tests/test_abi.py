@@ -13,7 +13,8 @@ from containerd_shimkit.testing.http import fetch
 Image = Any  # of conftest.py
 PAGE = 65536
 
-# Its response lies ready at 1024; the allocator counts up from 32768.
+# Its response lies ready at 1024; the allocator counts up from 32768. It traps unless the list of
+# parameters is empty and there is a body, as always in Spin.
 TEXT = """(module
   (memory (export "memory") 1)
   (global $next (mut i32) (i32.const 32768))
@@ -25,7 +26,9 @@ TEXT = """(module
     (global.set $next (i32.add (local.get $at) (local.get 3)))
     (local.get $at))
   (func (export "handle-http-request")
-    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const %d)))"""
+    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+    (if (i32.or (local.get 6) (i32.ne (local.get 7) (i32.const 1))) (then unreachable))
+    (i32.const %d)))"""
 
 
 def escaped(data: bytes) -> str:

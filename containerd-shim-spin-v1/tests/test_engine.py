@@ -114,9 +114,9 @@ def test_memory_that_is_none(image: Image, export: str, executor: str) -> None:
 
 
 def test_wagi_entrypoint_that_is_missing(image: Image) -> None:
-    executor = 'executor = { type = "wagi", entrypoint = "run" }'
+    executor = 'executor = { type = "wagi", entrypoint = "walk" }'
     image.component("wagi_probe", "/", trigger=executor)
-    assert "exports no function 'run', the wagi entrypoint" in refusal(image, ModuleError)
+    assert "exports no function 'walk', the wagi entrypoint" in refusal(image, ModuleError)
 
 
 def test_bad_setting(probe: Image) -> None:

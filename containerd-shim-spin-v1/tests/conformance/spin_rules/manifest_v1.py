@@ -228,6 +228,13 @@ _TRIGGER: Final = [
      "must not be empty"),
 ]  # fmt: skip
 
+_REDIS: Final = [
+    ("redis without address", 'address = "redis://r"', "", "field `address` is missing"),
+    ("redis by another executor", 'type = "spin"', 'type = "wagi"', 'must be "spin"'),
+    ("redis with a route", "channel =", 'route = "/"\nchannel =', "unknown field `route`"),
+    ("redis with a base", "address =", 'base = "/"\naddress =', "unknown field `base`"),
+]  # fmt: skip
+
 _H: Final = 'component[0] ("hello")'
 
 
@@ -240,7 +247,7 @@ def _faults() -> list[Fault]:
         (_TRIGGER, f"{head}{hello}{trigger}{{}}\n"),
     ):
         found += fills(form, rows, _H, ("unknown field", "unknown executor"))
-    return found
+    return found + changes(FULL_REDIS_V1, _REDIS)
 
 
 FAULTS_V1: Final = _faults()

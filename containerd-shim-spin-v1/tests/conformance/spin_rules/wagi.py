@@ -272,6 +272,16 @@ ENDS_APP: Final = App(
     sample=True,
 )
 
+ENTRYPOINT_APP: Final = App(
+    "another entrypoint",
+    manifest_v1(
+        "/", ["/..."], wagi=True, executor='executor = { type = "wagi", entrypoint = "run" }'
+    ),
+    ["wagi_probe"],
+    [Exchange("is called", Sent("/?mode=normal"), 200, b"run\n")],
+    sample=True,
+)
+
 VERSION_2_APP: Final = App(
     "wagi in version 2",
     manifest_v2("/base", ["/foo/:id/..."], wagi=True),
@@ -298,6 +308,7 @@ WAGI_APPS: Final = (
     ENVIRONMENT_APP,
     OUTPUT_APP,
     ENDS_APP,
+    ENTRYPOINT_APP,
     VERSION_2_APP,
 )
 """Sources: Spin 1.5 crates/http/src/wagi/mod.rs, crates/trigger-http/src/wagi.rs."""
