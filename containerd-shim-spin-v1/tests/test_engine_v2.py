@@ -64,51 +64,11 @@ def app(image: Image) -> Image:
     return image
 
 
-def told(text: str) -> dict[str, list[str]]:
-    """Return the headers that the probe lists, each with its values in order."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines()[1:]:
-        name, _, value = line.partition(": ")
-        found.setdefault(name, []).append(value)
-    return found
-
-
 def test_one_component_behind_several_routes(app: Image) -> None:
     async def main(port: int) -> None:
         assert (await fetch(port, "/base/probe/env?name=GREETING")).text == "hello"
         assert (await fetch(port, "/base/user/7/env?name=GREETING")).status == 404
         assert (await fetch(port, "/probe/env")).status == 404
-
-    app.run(main)
-
-
-def test_open_parts_of_the_route_are_told(app: Image) -> None:
-    """And a client cannot tell them in its own words."""
-    app.manifest(MANIFEST.replace("/user/:user_id/:what", "/user/:user_id/..."))
-    forged = [("spin-path-match-user-id", "root"), ("spin-path-match-x", "1"), ("spin-own", "2")]
-
-    async def main(port: int) -> None:
-        response = await fetch(port, "/base/user/a%20b/headers?q=1", headers=forged)
-        headers = told(response.text)
-        assert headers["spin-path-match-user-id"] == ["a%20b"]
-        assert "spin-path-match-x" not in headers
-        assert headers["spin-own"] == ["2"]
-        assert headers["spin-path-info"] == ["/headers"]
-        assert headers["spin-matched-route"] == ["/base/user/:user_id/..."]
-        assert headers["spin-raw-component-route"] == ["/user/:user_id/..."]
-        assert headers["spin-component-route"] == ["/user/:user_id"]
-        assert headers["spin-base-path"] == ["/"]
-
-    app.run(main)
-
-
-def test_open_parts_are_told_to_wagi(app: Image) -> None:
-    async def main(port: int) -> None:
-        response = await fetch(port, "/base/wagi/me/rest?mode=env")
-        lines = response.text.splitlines()
-        assert "X_PATH_MATCH_NAME=me" in lines
-        assert "PATH_INFO=/rest" in lines
-        assert "X_MATCHED_ROUTE=/base/wagi/:name/..." in lines
 
     app.run(main)
 

@@ -163,13 +163,14 @@ class Passed:
 
 def _forged() -> Passed:
     """A client cannot pass for us; Spin leaves its values in, before its own."""
-    told = TOLD[4].headers()
-    names = [name.upper() if index % 2 else name for index, name in enumerate(told)]
+    (told,) = [row for row in TOLD if row.rule == "version 1, catch-all"]
+    headers = told.headers()
+    names = [name.upper() if index % 2 else name for index, name in enumerate(headers)]
     return Passed(
         "values of ours cannot be forged",
         [(name, "forged") for name in (*names, "spin-path-match-id")],
-        {name: [value] for name, value in told.items()} | {"spin-path-match-id": None},
-        TOLD[4].environment() | {"X_PATH_MATCH_ID": None},
+        {name: [value] for name, value in headers.items()} | {"spin-path-match-id": None},
+        told.environment() | {"X_PATH_MATCH_ID": None},
     )
 
 
@@ -210,6 +211,21 @@ PASSED: Final = (
     Passed("of visible ASCII", [("content_type", "é")], {}, {"CONTENT_TYPE": ""}),
 )  # fmt: skip
 
+
+FORGED_MATCH_APP: Final = App(
+    "what `:name` stands for cannot be forged",
+    manifest_v2("/", ["/:user_id/..."]),
+    ["mirror"],
+    [
+        Exchange(
+            "the value of the path",
+            Sent("/7/x", headers=[("spin-path-match-user-id", "root"), ("spin-path-match-x", "1")]),
+            seen=Seen(
+                headers={"spin-path-match-user-id": ["7"], "spin-path-match-x": None},
+            ),
+        )
+    ],
+)
 
 OWN_HOSTS: Final = ("c0.spin.internal", "c0.spin.internal:80", "C0.Spin.Internal")
 """Only requests of other components have such a host: from outside it is dropped."""
