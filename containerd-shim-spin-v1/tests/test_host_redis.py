@@ -22,11 +22,13 @@ from containerd_shim_spin_v1.host.redis import (
     TooManyConnectionsError,
     WrongTypeError,
 )
+from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.redis_client import connection as connection_module
 from containerd_shim_spin_v1.redis_client import pool as pool_module
 from containerd_shim_spin_v1.redis_client.protocol import Status
+from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 from containerd_shim_spin_v1.variables.values import Variables
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.process import Server, server_directory
@@ -392,6 +394,18 @@ def certificate() -> Iterator[tuple[Path, Path]]:
         key.chmod(0o644)
         directory.chmod(0o755)
         yield cert, key
+
+
+def test_without_certificates_a_server_cannot_be_checked(tmp_path: Path) -> None:
+    """Nobody listens: the connection is not even tried."""
+
+    async def main(host: RedisHost) -> None:
+        async with guest(host) as session:
+            with pytest.raises(RedisCallError, match="connect: there are no certificates"):
+                await session.get("rediss://127.0.0.1:1", "k")
+
+    tls = TlsContexts(RuntimeConfig(), {}, root=tmp_path)
+    run(main, tls=tls.default)
 
 
 def test_tls(certificate: tuple[Path, Path]) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
+from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.redis_client.address import RedisAddress
 from containerd_shim_spin_v1.redis_client.protocol import (
     MAX_REPLY_BYTES,
@@ -192,7 +193,7 @@ async def connect(
 ) -> RedisConnection:
     """Return a connection that is logged in.
 
-    tls: returns the context for ``rediss://``.  networks: None is any.
+    tls: returns the context for ``rediss://``; may raise TlsConfigError.  networks: None is any.
     Raises CannotConnectError and what ``networks`` raises.
     """
     try:
@@ -206,6 +207,8 @@ async def connect(
         ) from None
     except OSError as exc:
         raise CannotConnectError(f"{address}: cannot connect: {_reason(exc)}") from exc
+    except TlsConfigError as exc:
+        raise CannotConnectError(f"{address}: cannot connect: {exc}") from exc
 
 
 async def _open(
