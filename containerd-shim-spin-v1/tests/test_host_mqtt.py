@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
@@ -297,6 +298,31 @@ def test_cancelled_at_any_moment(server: Server) -> None:
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     run(main)
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+
+
+def test_connection_that_fails_when_nobody_waits_any_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is nobody's concern: asyncio logs exceptions of tasks that nobody has asked for."""
+    monkeypatch.setattr(mqtt_module, "CONNECT_SECONDS", 0.1)
+
+    async def main() -> None:
+        async with bad_server(never) as address, running_host() as host:
+            session = MqttSession(host, access())
+            publishing = session.publish(
+                await session.open(address, "", "", 0), "t", b"", Qos.AT_LEAST_ONCE
+            )
+            before = asyncio.all_tasks()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await publishing
+            (connecting,) = asyncio.all_tasks() - before
+            await asyncio.wait([connecting])
+            del connecting
+            gc.collect()
+
+    run(main)
+    assert not caplog.records
 
 
 def test_close_ends_what_waits(own_server: Server) -> None:
