@@ -115,10 +115,8 @@ class Services:
 
     async def close(self) -> None:
         """End every connection. One that cannot be ended well does not keep others."""
-        services: tuple[Closable, ...] = (
-            *(self.http, self.llm, self.mqtt, self.mysql, self.postgres, self.redis),
-            *(self.key_value, self.sqlite, *self._providers),
-        )
+        services: list[Closable] = [self.http, self.llm, self.mqtt, self.mysql, self.postgres]
+        services += [self.redis, self.key_value, self.sqlite, *self._providers]
         ends = await asyncio.gather(
             *(service.close() for service in services), return_exceptions=True
         )
