@@ -243,7 +243,7 @@ FAULTS = [
      "sqlite_database.a.url: must be a URL with http:// or https://"),
     ("[llm_compute]", "llm_compute: required field `type` is missing"),
     ("[llm_compute]\ntype = 'remote_http'\napi_type = 'opnai'", "did you mean `open_ai`?"),
-    ("[outbound_http]\nmax_connections = -1", "must be at least 0"),
+    ("[outbound_http]\nmax_connections = 0", "must be at least 1"),
     ("[outbound_http]\nmax_connections = 1\nmax_concurrent_requests = 1", "is the old name of"),
     ("[outbound_pg]\nconnection_pooling = true", "outbound_pg: unknown field `connection_pooling`"),
     ("[outbound_redi]\nmax_connections = 1", "did you mean `outbound_redis`?"),

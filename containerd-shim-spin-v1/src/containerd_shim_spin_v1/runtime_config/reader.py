@@ -111,7 +111,7 @@ def _interfaces(top: Table) -> tuple[dict[str, int], bool, int | None]:
         table = top.optional_table(f"outbound_{name}")
         if table is None:
             continue
-        limit = table.integer("max_connections")
+        limit = table.integer("max_connections", 1)
         if name == "http":
             pooling = table.optional_boolean("connection_pooling") is not False
             older = table.integer("max_concurrent_requests")
