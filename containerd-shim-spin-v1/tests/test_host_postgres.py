@@ -30,6 +30,7 @@ from containerd_shim_spin_v1.host.database import (
 )
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres import PostgresHost, PostgresSession
+from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
@@ -427,6 +428,23 @@ def test_a_server_without_tls(server: Server) -> None:
             await guest.query(f"{url}?sslmode=require", "SELECT 1", ())
 
     run_session(server, main)
+
+
+def nobody_to_trust() -> ssl.SSLContext:
+    raise TlsConfigError("there are no certificates")
+
+
+def test_no_certificates_at_all(server: Server, tls_server: Server) -> None:
+    async def main(guest: PostgresSession, url: str) -> None:
+        assert await only(guest, url, "SELECT 1") == (Kind.INT32, 1)
+        for address in (
+            f"{url}?sslmode=require",
+            postgres_url(tls_server).replace(tls_server.host, "localhost"),
+        ):
+            with pytest.raises(ConnectionFailedError, match="there are no certificates"):
+                await guest.query(address, "SELECT 1", ())
+
+    run_session(server, main, tls=nobody_to_trust)
 
 
 # Connections

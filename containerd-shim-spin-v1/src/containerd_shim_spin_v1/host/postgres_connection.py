@@ -16,6 +16,7 @@ import asyncpg
 from containerd_shim_spin_v1.host.database_connections import ConnectionLostError
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres_address import PostgresAddress
+from containerd_shim_spin_v1.host.tls import TlsConfigError
 
 _QUIT_SECONDS: Final = 1.0
 _GREETING_BYTES: Final = 1 << 20  # until it is lent
@@ -167,24 +168,45 @@ async def connect(
     tls: Callable[[], ssl.SSLContext],
     max_result_bytes: int,
 ) -> PostgresConnection:
-    """Return a new connection. Raises OSError, BlockedNetworkError and what asyncpg raises."""
+    """Return a new connection.
+
+    Raises OSError, BlockedNetworkError, TlsConfigError and what asyncpg raises.
+    """
     if address.ssl_mode == "disable":
         connection = await _connect(address, networks, False)
     else:
-        try:
-            connection = await _connect(address, networks, tls())
-        except ConnectionError as exc:
-            # asyncpg has no other sign of it; its own `prefer` would verify nothing.
-            without = "rejected SSL upgrade" in str(exc)
-            if not without or address.ssl_mode == "require":
-                raise
-            connection = await _connect(address, networks, False)
+        connection = await _connect_tls(address, networks, tls)
     connection.meter.limit_bytes = max_result_bytes
     for name in _NOT_DECODED:
         await connection.set_type_codec(
             name, schema="pg_catalog", encoder=bytes, decoder=_no_value, format="binary"
         )
     return PostgresConnection(connection, connection.meter)
+
+
+async def _connect_tls(
+    address: PostgresAddress, networks: Networks, tls: Callable[[], ssl.SSLContext]
+) -> Any:
+    """Return a connection by TLS, or without it where that is allowed and the server has none."""
+    prefers = address.ssl_mode == "prefer"
+    nobody_to_trust: TlsConfigError | None = None
+    try:
+        context = tls()
+    except TlsConfigError as exc:
+        if not prefers:
+            raise
+        context, nobody_to_trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), exc
+    try:
+        return await _connect(address, networks, context)
+    except ssl.SSLCertVerificationError:
+        if nobody_to_trust is not None:
+            raise nobody_to_trust from None
+        raise
+    except ConnectionError as exc:
+        # asyncpg has no other sign of it; its own `prefer` would verify nothing.
+        if not prefers or "rejected SSL upgrade" not in str(exc):
+            raise
+    return await _connect(address, networks, False)
 
 
 def _no_value(_: bytes) -> bool:
