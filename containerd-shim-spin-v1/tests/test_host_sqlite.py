@@ -16,13 +16,15 @@ from containerd_shim_spin_v1.host.sqlite import (
     MAX_GUESTS,
     MAX_HANDLES,
     AccessDeniedError,
-    DatabaseFullError,
     InvalidConnectionError,
     NoSuchDatabaseError,
-    QueryResult,
     SqliteHost,
-    SqliteIoError,
     SqliteSession,
+)
+from containerd_shim_spin_v1.host.sqlite_database import (
+    DatabaseFullError,
+    QueryResult,
+    SqliteIoError,
     Value,
 )
 from containerd_shim_spin_v1.runtime_config.model import (
@@ -463,7 +465,8 @@ def test_where_databases_are(
         }
         config = RuntimeConfig(state_dir=state_dir, sqlite_databases=databases)
         host = SqliteHost.of(config, root=Path("/root"), directory=Path("/config"))
-        assert host.databases == {
+        found = {label: database.config for label, database in host.databases.items()}
+        assert found == {
             "default": FileDatabase(default, False),
             "other": FileDatabase(other, True),
         }

@@ -14,12 +14,10 @@ from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.sqlite import (
     AccessDeniedError,
-    DatabaseFullError,
     InvalidConnectionError,
     NoSuchDatabaseError,
-    SqliteError,
-    Value,
 )
+from containerd_shim_spin_v1.host.sqlite_database import DatabaseFullError, SqliteError, Value
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     F64,
