@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from containerd_shim_spin_v1.host import sqlite_database as database_module
 from containerd_shim_spin_v1.host.sqlite import (
     MAX_GUESTS,
     MAX_HANDLES,
@@ -87,6 +88,8 @@ def run(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(limited())
+    if (directory / "state").exists():
+        assert [file.name for file in (directory / "state").iterdir()] == ["default.db"]
 
 
 @pytest.mark.parametrize("label", ["default", "memory"])
@@ -422,6 +425,73 @@ def test_who_holds_a_lock_goes_on_while_many_wait(tmp_path: Path) -> None:
         last = await guest(host)
         assert await last.only("SELECT count(*) FROM t") == 100
         await last.session.close()
+
+    run(tmp_path, main)
+
+
+@pytest.mark.parametrize("label", ["default", "memory"])
+def test_many_write_at_once(tmp_path: Path, label: str) -> None:
+    """Nobody is told that the database is locked, as SQLite itself would."""
+
+    async def main(host: SqliteHost) -> None:
+        first = await guest(host, label)
+        await first.run("CREATE TABLE t (a)")
+        await first.session.close()
+
+        async def one(number: int) -> None:
+            found = await guest(host, label)
+            try:
+                await found.run("BEGIN")
+                count = await found.only("SELECT count(*) FROM t")
+                await found.run("INSERT INTO t VALUES (?)", count)
+                await found.run("COMMIT")
+            finally:
+                await found.session.close()
+
+        await asyncio.gather(*map(one, range(300)))
+        last = await guest(host, label)
+        assert (await last.run("SELECT count(*), max(a) FROM t")).rows == [(300, 299)]
+        await last.session.close()
+
+    run(tmp_path, main)
+
+
+def test_writers_do_not_wait_for_readers(tmp_path: Path) -> None:
+    async def main(host: SqliteHost) -> None:
+        reader, writer = await guest(host), await guest(host)
+        await writer.run("CREATE TABLE t (a)")
+        task = asyncio.create_task(
+            reader.run(FOREVER.replace("max(x)", "max(x), (SELECT a FROM t)"))
+        )
+        for _ in range(20):
+            await writer.run("INSERT INTO t VALUES (1)")
+        assert not task.done()
+        await reader.session.close()
+        with pytest.raises(SqliteIoError, match="interrupted"):
+            await task
+        await writer.session.close()
+
+    run(tmp_path, main)
+
+
+def test_a_transaction_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "_TURN_SECONDS", 0.05)
+
+    async def main(host: SqliteHost) -> None:
+        one, other = await guest(host), await guest(host)
+        await one.run("CREATE TABLE t (a)")
+        await one.run("BEGIN")
+        await one.run("INSERT INTO t VALUES (1)")
+        assert (await other.run("SELECT a FROM t")).rows == []
+        with pytest.raises(SqliteIoError, match="locked by another request"):
+            await other.run("INSERT INTO t VALUES (2)")
+        with pytest.raises(SqliteIoError):
+            await one.run("INSERT INTO missing VALUES (2)")
+        assert (await one.run("SELECT a FROM t")).rows == [(1,)]
+        await one.run("COMMIT")
+        await other.run("INSERT INTO t VALUES (2)")
+        await one.session.close()
+        await other.session.close()
 
     run(tmp_path, main)
 

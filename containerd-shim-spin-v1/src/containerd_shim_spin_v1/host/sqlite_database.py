@@ -133,6 +133,8 @@ class Database:
         try:
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA journal_mode = WAL").close()
+                # It has the log from its first reading on, and removes it as the last one.
+                connection.execute("PRAGMA schema_version").fetchall()
         except BaseException:
             connection.close()
             raise
