@@ -4,8 +4,8 @@ A guest keeps its connections for as long as it lives: transactions, ``currval``
 tables reach from one call to the next. Then they are reset for others.
 
 Statements go to the server as they are, with ``$1`` for parameters, prepared without a name each
-time: nothing is left on the server, and poolers that change servers between transactions work. What
-a parameter may be is decided by the type that the server wants for it, as Spin does.
+time, so that none is left on the server. What a parameter may be is decided by the type that the
+server wants for it, as Spin does.
 
 TLS, by ``sslmode``: ``disable`` never uses it, ``prefer``, the default, where the server has it,
 ``require`` always. Where it is used the server's certificate is verified, whatever the mode.
