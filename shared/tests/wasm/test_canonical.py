@@ -42,6 +42,7 @@ from containerd_shimkit.wasm.canonical import (
 from containerd_shimkit.wasm.guest import Guest, GuestMemoryError
 from containerd_shimkit.wasm.imports import AsyncImports
 from containerd_shimkit.wasm.interfaces import Function, Interface, hand_over
+from containerd_shimkit.wasm.native import GuestTrap
 
 DEADLINE = 20.0  # seconds
 
@@ -308,6 +309,34 @@ def test_an_error_of_nobody_is_a_trap(host: GuestHost) -> None:
 def test_a_guest_without_allocator(host: GuestHost) -> None:
     text = TEXT.replace("canonical_abi_realloc", "other")
     with pytest.raises(Exception, match="exports no function 'canonical_abi_realloc'"):
+        call_store(host, ["a"], text)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        '(export "canonical_abi_realloc" (memory 0))',
+        '(table (export "canonical_abi_realloc") 1 funcref)',
+        '(global (export "canonical_abi_realloc") i64 (i64.const 0x7f0012345678))',
+    ],
+)
+def test_an_allocator_that_is_no_function(host: GuestHost, other: str) -> None:
+    text = TEXT.replace('(export "canonical_abi_realloc")', "")
+    text = text.replace('(data (i32.const 8) "key")', f'(data (i32.const 8) "key") {other}')
+    with pytest.raises(Exception, match="exports no function 'canonical_abi_realloc'"):
+        call_store(host, ["a"], text)
+
+
+@pytest.mark.parametrize(
+    "type_", ["(param i32 i32 i32) (result i32)", "(param i64 i32 i32 i32) (result i32)"]
+)
+def test_an_allocator_of_another_type(host: GuestHost, type_: str) -> None:
+    text = TEXT.replace("canonical_abi_realloc", "other").replace(
+        "(func (export",
+        f'(func (export "canonical_abi_realloc") {type_} unreachable)\n(func (export',
+        1,
+    )
+    with pytest.raises(GuestTrap, match="expected"):
         call_store(host, ["a"], text)
 
 

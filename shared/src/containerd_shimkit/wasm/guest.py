@@ -100,6 +100,11 @@ class _Frame:
         entry = self.exports[name] = (*lookup, byref(extern, native.EXTERN_PAYLOAD))
         return entry
 
+    def kind(self, name: bytes) -> int:
+        """Return what an export is that has just been looked up."""
+        *_, extern, _handle = self.exports[name]
+        return extern[0]  # type: ignore[no-any-return]
+
 
 class Waiting(Protocol):
     """The imports of a linker that may wait; see ``imports.AsyncImports``."""
@@ -215,11 +220,21 @@ class Guest:
     def export(self, name: bytes) -> Any:
         """Return the export ``name`` as an opaque handle for the calls below, or None.
 
-        Valid until the guest is closed.
+        Valid until the guest is closed. What it is an export of is for the caller to know.
         """
         frame = self._open_frame()
         *lookup, handle = frame.exports.get(name) or frame.export(name)
         return handle if native.instance_export_get(*lookup) else None
+
+    def function(self, name: bytes) -> Any:
+        """Return the exported function ``name`` as ``export`` does, None for any other export.
+
+        For what nobody has checked: calling a memory as if it were a function ends the process.
+        """
+        handle = self.export(name)
+        if handle is None or self._open_frame().kind(name) != native.EXTERN_FUNC:
+            return None
+        return handle
 
     # Calls
 

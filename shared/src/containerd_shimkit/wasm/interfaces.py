@@ -127,7 +127,7 @@ def hand_over(
 
     Yields when its slice of time is over.  Raises GuestTrap, GuestExit, GuestMemoryError.
     """
-    allocate = guest.export(realloc)
+    allocate = guest.function(realloc)
     if allocate is None and blocks.contents:
         raise AbiError(f"the guest exports no function {realloc.decode()!r}")
     addresses: list[int] = []
