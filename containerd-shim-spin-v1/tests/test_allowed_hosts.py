@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +112,17 @@ def test_chaining_wildcard_stands_for_the_components() -> None:
     assert hosts.allows("http", "two.spin.internal")
     assert not hosts.allows("http", "three.spin.internal")
     assert not hosts.allows("http", "a.one.spin.internal")
+
+
+def test_hosts_in_other_letters_are_read_where_nothing_can_be_imported() -> None:
+    code = """
+import sys
+from containerd_shim_spin_v1.outbound.allowed_hosts import parse_host
+sys.meta_path.clear()
+print(parse_host("b\\xfccher.example"))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "xn--bcher-kva.example\n"
 
 
 FAULTS = [

@@ -16,7 +16,8 @@ Source: Spin 3.6 crates/outbound-networking-config/src/allowed_hosts.rs; WHATWG 
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401  the codec, which is looked for when a name is encoded
+import encodings.idna
+import encodings.punycode  # codecs are found by name, which is too late in a container  # noqa: F401
 import ipaddress
 import re
 import socket
