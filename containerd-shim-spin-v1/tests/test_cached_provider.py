@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -91,3 +92,21 @@ def test_close_ends_what_is_being_asked() -> None:
             await task
 
     asyncio.run(main())
+
+
+def test_failure_that_nobody_waits_for_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        slow = Slow()
+        slow.values["a"] = ProviderError("down")
+        cached = CachedProvider(slow)
+        task = asyncio.create_task(cached.get("a"))
+        await asyncio.sleep(0)
+        (asking,) = asyncio.all_tasks() - {task, asyncio.current_task()}
+        task.cancel()
+        slow.go.set()
+        await asyncio.wait((asking, task))
+        del asking
+        gc.collect()
+
+    asyncio.run(main())
+    assert not caplog.records

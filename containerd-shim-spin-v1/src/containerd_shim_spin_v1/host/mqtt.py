@@ -165,8 +165,10 @@ class MqttHost:
             task = asyncio.create_task(self._open_connection(target))
             self._opening[target] = task
             task.add_done_callback(_take_exception)
-        # One who gives up does not end what others wait for.
-        return await asyncio.shield(task)
+        # One who gives up does not end what others wait for. ``shield`` would log what becomes of
+        # it then, with a traceback.
+        await asyncio.wait((task,))
+        return task.result()
 
     def _make_room(self) -> None:
         if self._closed:

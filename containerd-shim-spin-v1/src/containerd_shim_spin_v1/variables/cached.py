@@ -32,8 +32,11 @@ class CachedProvider:
         task = self._asking.get(name)
         if task is None:
             task = self._asking[name] = asyncio.create_task(self._ask(name))
-        # One who gives up does not take the answer from the others.
-        return await asyncio.shield(task)
+            task.add_done_callback(_take_exception)
+        # One who gives up does not take the answer from the others. ``shield`` would log what
+        # becomes of it then, with a traceback.
+        await asyncio.wait((task,))
+        return task.result()
 
     async def close(self) -> None:
         """See ``Provider``."""
@@ -50,3 +53,9 @@ class CachedProvider:
             del self._asking[name]
         self._known[name] = (asyncio.get_running_loop().time() + self._seconds, value)
         return value
+
+
+def _take_exception(task: asyncio.Task[str | None]) -> None:
+    """Whoever waited may have given up: asyncio would complain that nobody wants to know."""
+    if not task.cancelled():
+        task.exception()
