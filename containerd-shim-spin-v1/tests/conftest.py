@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from spin_load.servers import Servers, running_servers
 
 from containerd_shim_spin_v1 import engine as engine_module
 from containerd_shim_spin_v1.engine import SpinApp, SpinEngine
@@ -156,3 +157,10 @@ def probe(image: SpinImage) -> SpinImage:
     """An app whose component does what the path says."""
     image.component("probe", "/...")
     return image
+
+
+@pytest.fixture(scope="session")
+def traffic_servers() -> Iterator[Servers]:
+    """What the app of ``load/spin_load`` calls."""
+    with running_servers() as running:
+        yield running
