@@ -15,15 +15,17 @@ GUESTS_PACKAGES := \
   rustc=1.63.0+dfsg1-2 \
   libstd-rust-dev-wasm32=1.63.0+dfsg1-2
 
-# Commands have _start. Components are linked without start files: a Spin host never calls them.
+# Commands have _start. The others are linked without start files, which no host calls.
 GUESTS_COMMANDS := \
   images/spin/wagi-hello/wagi_hello.wasm \
-  containerd-shim-spin-v1/tests/guests/wagi_probe.wasm
+  containerd-shim-spin-v1/tests/guests/wagi_probe.wasm \
+  containerd-shim-slight-v1/tests/guests/program.wasm
 GUESTS_COMPONENTS := \
   images/spin/c-hello/c_hello.wasm \
   images/spin-key-value/key_value.wasm \
-  $(patsubst %.c,%.wasm,$(filter-out %/wagi_probe.c, \
-    $(sort $(wildcard containerd-shim-spin-v1/tests/guests/*.c))))
+  images/slight/app.wasm \
+  $(patsubst %.c,%.wasm,$(filter-out %/wagi_probe.c %/program.c, \
+    $(sort $(wildcard containerd-shim-*-v1/tests/guests/*.c))))
 GUESTS_RUST := \
   images/spin/hello/hello.wasm \
   images/spin/redis-hello/redis_hello.wasm \
@@ -31,7 +33,7 @@ GUESTS_RUST := \
 GUESTS := $(GUESTS_COMMANDS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
 
 GUESTS_CFLAGS := --target=wasm32-wasi -std=gnu17 -Os -flto -Wall -Wextra -Werror \
-  -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Wl,--strip-all
+  -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Iimages/slight -Wl,--strip-all
 GUESTS_RUSTFLAGS := --target wasm32-wasi --crate-type cdylib --edition 2021 -D warnings \
   -C opt-level=s -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
   --remap-path-prefix $(CURDIR)=.

@@ -11,7 +11,11 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 MAKE = ("make", "--no-print-directory", "-f", "images/guests.mk")
-GUEST_DIRECTORIES = ("images", "containerd-shim-spin-v1/tests/guests")
+GUEST_DIRECTORIES = (
+    "images",
+    "containerd-shim-spin-v1/tests/guests",
+    "containerd-shim-slight-v1/tests/guests",
+)
 SOURCE_SUFFIXES = (".c", ".h", ".rs", ".mk")
 # Set it, to anything, where the toolchain cannot be installed.
 SKIP_VARIABLE = "SKIP_GUEST_BUILDS"

@@ -1,4 +1,4 @@
-"""The containerd shim for SpiderLightning (Slight) apps. So far only its packaging is here."""
+"""The containerd shim that runs SpiderLightning (Slight) apps."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from containerd_shimkit.runtime import ShimKind
 
 __version__ = "0.1.0"
 
-KIND = ShimKind("slight", "", __version__)
+KIND = ShimKind("slight", "containerd_shim_slight_v1.engine:SlightEngine", __version__)

@@ -1,4 +1,4 @@
-"""``containerd-shim-slight-v1`` from a source checkout."""
+"""``containerd-shim-slight-v1`` from a source checkout; the binary enters ``launch`` itself."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""What backends are made of: the app's files and settings, and the configs of one capability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from containerd_shim_slight_v1.capabilities.errors import CapabilityError
+from containerd_shim_slight_v1.slightfile.model import Capability, SlightFile
+
+if TYPE_CHECKING:
+    from containerd_shim_slight_v1.capabilities.configs.base import ConfigsBackend
+
+
+class ConfigValueError(CapabilityError):
+    """A config has no value that can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppContext:
+    """What all backends of an app share."""
+
+    slightfile: SlightFile
+    environment: dict[str, str]
+    """The container's, and what guests have set in it."""
+    ca_bundle: int | None
+    """See ``RuntimeContext``."""
+
+
+class BackendContext:
+    """What one backend gets."""
+
+    def __init__(
+        self, app: AppContext, capability: Capability, stores: Mapping[str, ConfigsBackend]
+    ) -> None:
+        """stores: where values of configs are, by ``ConfigReference.store``."""
+        self.app = app
+        self.capability = capability
+        self._stores = stores
+
+    async def value(self, key: str) -> str:
+        """Return the value of a config. Raises ConfigValueError."""
+        value = await self.optional_value(key)
+        if value is None:
+            raise ConfigValueError(f"{self.capability.resource.name}: no config named {key!r}")
+        return value
+
+    async def optional_value(self, key: str) -> str | None:
+        """Return the value of a config, None if the slightfile has none of this name.
+
+        Raises ConfigValueError for one that its store does not have.
+        """
+        reference = self.app.slightfile.config(self.capability, key)
+        if reference is None:
+            return None
+        if reference.store == "local":
+            return reference.key
+        what = f"{self.capability.resource.name}: config {key!r} from configs.{reference.store}"
+        try:
+            data = await self._stores[reference.store].get(reference.key)
+            return data.decode()
+        except CapabilityError as exc:
+            raise ConfigValueError(f"{what}: {exc}") from exc
+        except UnicodeDecodeError:
+            raise ConfigValueError(f"{what}: its value is not UTF-8") from None

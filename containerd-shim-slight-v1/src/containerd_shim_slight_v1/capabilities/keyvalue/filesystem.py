@@ -1,0 +1,174 @@
+"""``keyvalue.filesystem``: a file for each key, ``$TMPDIR/STORE/KEY``, by default below ``/tmp``.
+
+It is kept as long as that directory is: the container's life, or longer on a volume.
+
+Names come from guests, the directories from an image, and this process may write what a guest must
+not: its own memory, by ``/proc``. So no link is followed on any way, a name is a single component,
+and what is no regular file is nobody's value. Of a key, ``%``, ``/``, NUL and a dot in front are
+written as in a URL; file names that begin with a dot are values under way.
+
+Source: SpiderLightning 0.5 crates/keyvalue/src/implementors/filesystem.rs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from typing import Final
+from urllib.parse import unquote
+
+from containerd_shim_slight_v1.capabilities.context import BackendContext
+from containerd_shim_slight_v1.capabilities.keyvalue.base import (
+    MAX_KEYS,
+    MAX_VALUE_BYTES,
+    InvalidKeyError,
+    InvalidValueError,
+    KeyNotFoundError,
+    KeyValueBackend,
+    KeyValueError,
+    StoreIoError,
+)
+from containerd_shimkit.linux.paths import make_in_root
+
+_DEFAULT_DIRECTORY: Final = "/tmp"
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: what an image has under a key's name may be a FIFO.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Backend(KeyValueBackend):
+    """See the module."""
+
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
+        self._directory = context.app.environment.get("TMPDIR") or _DEFAULT_DIRECTORY
+        self._numbers = count()
+
+    async def open(self, store: str) -> None:
+        if store in ("", ".", "..") or "/" in store or "\0" in store:
+            raise KeyValueError(f"{store!r} cannot be the name of a directory, which a store is")
+        with self._opened(store):
+            pass
+
+    async def get(self, store: str, key: str) -> bytes:
+        name = _file_name(key)
+        with self._opened(store) as directory:
+            try:
+                descriptor = os.open(name, _READ, dir_fd=directory)
+            except FileNotFoundError:
+                raise KeyNotFoundError(key) from None
+            with open(descriptor, "rb") as file:
+                return _read(file.fileno(), key)
+
+    async def set(self, store: str, key: str, value: bytes) -> None:
+        name = _file_name(key)
+        if len(value) > MAX_VALUE_BYTES:
+            raise InvalidValueError(f"{len(value)} bytes, more than {MAX_VALUE_BYTES}")
+        with self._opened(store) as directory:
+            # Whoever reads gets the old value or the new one.
+            temporary = f".{os.getpid()}-{next(self._numbers)}".encode()
+            try:
+                _write_new(directory, temporary, value)
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                _remove_quietly(directory, temporary)
+                raise
+
+    async def keys(self, store: str) -> list[str]:
+        keys: list[str] = []
+        with self._opened(store) as directory, os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not entry.is_file(follow_symlinks=False):
+                    continue
+                if len(keys) == MAX_KEYS:
+                    raise StoreIoError(f"store {store!r} has more than {MAX_KEYS} keys")
+                keys.append(_key_of(entry.name))
+        return keys
+
+    async def delete(self, store: str, key: str) -> None:
+        name = _file_name(key)
+        with self._opened(store) as directory:
+            try:
+                os.unlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                raise KeyNotFoundError(key) from None
+
+    @contextmanager
+    def _opened(self, store: str) -> Iterator[int]:
+        """Yield a descriptor of a store's directory, made if it is not there.
+
+        What fails with it open is a StoreIoError.
+        """
+        try:
+            base = self._open_base()
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(store, dir_fd=base)
+                directory = os.open(store, _DIRECTORY, dir_fd=base)
+            finally:
+                os.close(base)
+            try:
+                yield directory
+            finally:
+                os.close(directory)
+        except OSError as exc:
+            raise _error(exc, store) from exc
+
+    def _open_base(self) -> int:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return make_in_root(root, self._directory, directory=True, links=False)
+        finally:
+            os.close(root)
+
+
+def _file_name(key: str) -> bytes:
+    """Return the name of a key's file. Raises InvalidKeyError."""
+    if not key:
+        raise InvalidKeyError("a key must not be empty")
+    name = key.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
+    if name.startswith("."):
+        name = f"%2E{name[1:]}"
+    encoded = name.encode()
+    if len(encoded) > 255:  # NAME_MAX
+        raise InvalidKeyError(f"the name of the key's file has {len(encoded)} bytes, more than 255")
+    return encoded
+
+
+def _key_of(name: str) -> str:
+    # An image's file may have any name; what is no UTF-8 is nothing that a guest could ask for.
+    return unquote(os.fsencode(name).decode(errors="replace"))
+
+
+def _read(descriptor: int, key: str) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreIoError(f"key {key!r}: its file is not a regular one")
+    if status.st_size > MAX_VALUE_BYTES:
+        raise StoreIoError(f"key {key!r}: {status.st_size} bytes, more than {MAX_VALUE_BYTES}")
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read(MAX_VALUE_BYTES)
+
+
+def _write_new(directory: int, name: bytes, value: bytes) -> None:
+    with open(os.open(name, _CREATE, 0o644, dir_fd=directory), "wb") as file:
+        file.write(value)
+
+
+def _remove_quietly(directory: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except OSError:
+        return
+
+
+def _error(exc: OSError, store: str) -> StoreIoError:
+    reason = exc.strerror or str(exc)
+    if exc.errno == errno.ELOOP:
+        reason = "a symbolic link is on the way, which is not followed"
+    return StoreIoError(f"store {store!r}: {reason}")
