@@ -1,7 +1,8 @@
-"""Run an example image in the foreground until Ctrl-C: what ``make run_spin`` runs.
+"""Run an example image in the foreground until Ctrl-C: what ``make run_spin`` and others run.
 
 It uses the containerd of ``CONTAINERD_ADDRESS``, or starts a private one in ``.run`` and removes
-that again. ``PORT`` is where the app shall listen, 80 if it is not set. The exit code is the app's.
+that again. ``PORT`` is where the app shall listen, if it is not set where the app itself says. The
+exit code is the app's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ STOP_TIMEOUT = 20.0  # twice what an app gives requests in flight
 
 Ctr = Callable[..., list[str]]
 
+DEFAULTS = {"spin": ("SPIN_HTTP_LISTEN_ADDR", 80), "slight": ("SLIGHT_HTTP_LISTEN_ADDR", 3000)}
+"""For each kind of shim: the variable that says where an app listens, and the example's port."""
+
 
 class RunError(Exception):
     """The app cannot be run here; the message is one sentence for the user."""
@@ -59,7 +63,7 @@ class StopRequest:
 
 def run(kind: str, name: str, path: str, stop: StopRequest) -> int:
     """Run ``dist/images/<kind>.tar`` by the shim of that kind; return the exit code."""
-    port = _port(os.environ.get("PORT") or "80")
+    port = _port(os.environ.get("PORT") or str(DEFAULTS[kind][1]))
     archive = REPOSITORY / "dist" / "images" / f"{kind}.tar"
     shim = REPOSITORY / "dist" / f"containerd-shim-{kind}-v1"
     for file, target in ((archive, "images"), (shim, "build")):
@@ -82,8 +86,9 @@ def run(kind: str, name: str, path: str, stop: StopRequest) -> int:
 
 def _run_container(ctr: Ctr, kind: str, name: str, port: int, path: str, stop: StopRequest) -> int:
     command = ctr("run", "--rm", "--net-host", "--runtime", f"io.containerd.{kind}.v1")
-    if port != 80:
-        command += ["--env", f"SPIN_HTTP_LISTEN_ADDR=0.0.0.0:{port}"]
+    setting, default_port = DEFAULTS[kind]
+    if port != default_port:
+        command += ["--env", f"{setting}=0.0.0.0:{port}"]
     command += [f"docker.io/library/wasmtest_{kind}:latest", name]
     # A session of its own: Ctrl-C is for us, and ends the app the way its manifest expects.
     container = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -223,7 +228,7 @@ def _check_port_is_free(port: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run an example image until Ctrl-C.")
-    parser.add_argument("kind", choices=["spin"], help="whose image and shim")
+    parser.add_argument("kind", choices=sorted(DEFAULTS), help="whose image and shim")
     parser.add_argument("name", help="what the container's id begins with")
     parser.add_argument("--path", default="/hello", help="answers 200 when the app is up")
     options = parser.parse_args()

@@ -1,0 +1,94 @@
+"""Nodes with the Slight shim, and the images that most tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit.oci.archive import ImageFile
+from containerd_shimkit.testing.apps import App, Node
+from containerd_shimkit.testing.containerd import Containerd
+from containerd_shimkit.testing.fixtures import running_containerd
+
+GUESTS = Path(__file__).parents[1] / "guests"
+SHIM = "containerd-shim-slight-v1"
+
+VERSION = 'specversion = "0.2"\n'
+HTTP = '[[capability]]\nresource = "http"\nname = "api"\n'
+KV = '[[capability]]\nresource = "keyvalue.filesystem"\nname = "*"\n'
+ENV = '[[capability]]\nresource = "configs.envvars"\nname = "env"\n'
+
+
+def image_of(node: Node, guest: str, slightfile: str, user: str = "") -> str:
+    """Return an image of a guest of the tests."""
+    wasm = (GUESTS / f"{guest}.wasm").read_bytes()
+    files = [ImageFile("slightfile.toml", slightfile.encode()), ImageFile("app.wasm", wasm)]
+    return node.image(files, user)
+
+
+def make_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
+    """Return a warm node: the zygote runs, the module of ``probe_image`` is compiled."""
+    if not (shim_dir / SHIM).exists():
+        pytest.skip(f"needs {shim_dir / SHIM}: make build")
+    directory.mkdir(parents=True)
+    node = Node(daemon, directory, "slight", "SLIGHT_HTTP_LISTEN_ADDR")
+    node.run(image_of(node, "probe", VERSION + HTTP + KV + ENV)).stop()
+    return node
+
+
+@pytest.fixture(scope="session")
+def session_nodes(
+    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
+) -> Iterator[Callable[[str], Node]]:
+    """One of each program of containerd, for all tests of a worker."""
+    nodes: dict[str, Node] = {}
+
+    def get(binary: str) -> Node:
+        if binary not in nodes:
+            directory = tmp_path_factory.mktemp("node")
+            daemon = running_containerd(
+                directory / "containerd", shim_dir, shims_home, binary=binary
+            )
+            nodes[binary] = make_node(stack.enter_context(daemon), directory / "apps", shim_dir)
+        return nodes[binary]
+
+    with ExitStack() as stack:
+        yield get
+
+
+@pytest.fixture
+def node(session_nodes: Callable[[str], Node], containerd_binary: str) -> Iterator[Node]:
+    """A containerd that others use too; what a test starts must be gone at its end."""
+    node = session_nodes(containerd_binary)
+    with node.leaving_nothing():
+        yield node
+
+
+@pytest.fixture
+def probe_image(node: Node) -> str:
+    """The guest that does what its path says."""
+    return image_of(node, "probe", VERSION + HTTP + KV + ENV)
+
+
+@pytest.fixture
+def probe(node: Node, probe_image: str) -> App:
+    """A running container of ``probe_image``."""
+    return node.run(probe_image)
+
+
+@pytest.fixture
+def program_image(node: Node) -> str:
+    """A program that shows what it is given."""
+    return image_of(node, "program", VERSION + KV)
+
+
+@pytest.fixture
+def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
+    """The image of ``images/slight``, as ``make images`` writes it."""
+    archive = pytestconfig.rootpath / "dist" / "images" / "slight.tar"
+    if not archive.exists():
+        pytest.skip(f"needs {archive}: make images")
+    return node.import_archive(archive, "docker.io/library/wasmtest_slight:latest")
