@@ -31,6 +31,7 @@ component = "sqlite"
 source = "databases.wasm"
 allowed_outbound_hosts = [
     "postgres://127.0.0.0/8:*", "postgres://localhost:*", "mysql://127.0.0.0/8:*",
+    "mysql://localhost:*",
 ]
 [component.sqlite]
 source = "sqlite.wasm"
@@ -57,8 +58,9 @@ def postgres(authority: Authority) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def mariadb() -> Iterator[Server]:
-    with running_mariadb() as running:
+def mariadb(authority: Authority) -> Iterator[Server]:
+    made = authority.issue("mariadb", "DNS:localhost")
+    with running_mariadb(certificate=(made.cert, made.key), localhost=True) as running:
         yield running
 
 
@@ -125,8 +127,20 @@ def test_mysql(node: Node, image: str, mariadb: Server, version: str) -> None:
     assert answers[4].endswith("Table 'app.missing' doesn't exist (error 1146)")
     refused = ask(app, path, "query|SELECT 1", address=mysql_url(mariadb, password="s3cret"))
     assert "Access denied" in refused[0]
-    required = ask(app, path, "query|SELECT 1", address=f"{address}?ssl-mode=REQUIRED")
-    assert "the server does not support TLS" in required[0]
+    named = f"{address.replace(mariadb.host, 'localhost')}?ssl-mode=REQUIRED"
+    answers = ask(
+        *(app, path, f"query|SELECT LENGTH(?) AS x|binary:@{TEN_MEGABYTES}"),
+        *(
+            "query|SELECT REPEAT('x', 10000000) IS NULL AS x",
+            "query|SHOW STATUS LIKE 'Ssl_version'",
+        ),
+        address=named,
+    )
+    assert answers[:2] == [f"x 3; 3:{TEN_MEGABYTES}", "x 3; 3:0"]
+    assert answers[2].endswith("11:'TLSv1.3'")
+    # The certificate is for another name.
+    refused = ask(app, path, "query|SELECT 1", address=f"{address}?ssl-mode=REQUIRED")
+    assert "certificate verify failed" in refused[0]
     assert app.stop() == 0
     assert "s3cret" not in app.log
 

@@ -38,12 +38,12 @@ _OPTIONS: Final = (
 
 @contextmanager
 def running_mariadb(
-    *options: str, certificate: tuple[Path, Path] | None = None
+    *options: str, certificate: tuple[Path, Path] | None = None, localhost: bool = False
 ) -> Iterator[Server]:
     """A MariaDB server with one database, and one user, who needs a password.
 
     options: as on its command line.  certificate: PEM files of chain and key, for connections by
-    TLS.
+    TLS.  localhost: whether it listens there, too.
     """
     install = need_program("mariadb-install-db", "mariadb-server")
     program = need_program("mariadbd", "mariadb-server")
@@ -65,7 +65,10 @@ def running_mariadb(
     def command(server: Server) -> Sequence[str]:
         return [
             *(program, "--no-defaults", f"--datadir={server.directory / 'data'}"),
-            *(f"--bind-address={server.host}", f"--port={server.port}"),
+            *(
+                f"--bind-address={server.host}{',localhost' if localhost else ''}",
+                f"--port={server.port}",
+            ),
             *(f"--socket={server.directory / 's'}", f"--tmpdir={server.directory}"),
             *(f"--init-file={server.directory / 'users.sql'}", *_OPTIONS, *more),
         ]
