@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -415,3 +416,46 @@ def test_others_are_served_while_a_large_result_is_handed_over(host: GuestHost) 
     asyncio.run(run())
     assert pauses >= 3
     assert turns >= pauses // 2
+
+
+def test_others_are_served_while_a_large_result_is_lowered(host: GuestHost) -> None:
+    """Whatever is done with a long list, others wait for a small part of the time."""
+    gaps: list[float] = []
+
+    async def get(_state: Any, _key: str) -> list[str]:
+        return [""] * 200_000
+
+    async def close(_state: Any, _handle: int) -> None:
+        pass
+
+    interface = Interface(
+        "store",
+        [
+            Function("get", [STRING], Result(List(STRING), ERROR), get),
+            Function("close", [U32], None, close),
+        ],
+        lambda _: None,
+    )
+
+    def define(imports: AsyncImports) -> None:
+        for name in ("get", "close"):
+            interface.define(imports, name)
+
+    template = host.template(TEXT, define=define)
+
+    async def turn() -> None:
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(0)
+            gaps.append((now := time.monotonic()) - before)
+            before = now
+
+    async def run() -> None:
+        turning = asyncio.create_task(turn())
+        with host.guest(template) as guest:
+            async with asyncio.timeout(DEADLINE):
+                await guest.call(guest.export(b"run"), 256)
+        turning.cancel()
+
+    asyncio.run(run())
+    assert max(gaps) < sum(gaps) / 10

@@ -24,7 +24,9 @@ from containerd_shimkit.wasm.native import GuestTrap
 MAX_ELEMENTS: Final = 100_000
 """Of all lists that one call passes to the host, strings and bytes aside."""
 
+_POINTER: Final = struct.Struct("<I")
 _POINTER_AND_LENGTH: Final = struct.Struct("<II")
+_ALL: Final = slice(None)
 
 
 class AbiError(GuestTrap):
@@ -76,10 +78,10 @@ class Blocks:
         self.contents.append(content)
         self.aligns.append(align)
 
-    def resolve(self, addresses: Sequence[int]) -> None:
-        """Write the addresses of all blocks into those that hold them."""
-        pack_into = struct.Struct("<I").pack_into
-        for holder, at, index in self.pointers:
+    def resolve(self, addresses: Sequence[int], part: slice = _ALL) -> None:
+        """Write the addresses of blocks into those that hold them. part: of the blocks."""
+        pack_into = _POINTER.pack_into
+        for holder, at, index in self.pointers[part]:
             pack_into(holder, at, addresses[index])
 
 
@@ -103,6 +105,13 @@ class Type(ABC):
     @abstractmethod
     def lower(self, blocks: Blocks, holder: bytearray, at: int, value: Any) -> None:
         """Write a value into ``holder`` at ``at``, what it points to into blocks."""
+
+    def lower_in_steps(
+        self, blocks: Blocks, holder: bytearray, at: int, value: Any
+    ) -> Iterator[None]:
+        """Do ``lower``; yield after each element of a list that is in no other: it may be long."""
+        self.lower(blocks, holder, at, value)
+        return iter(())
 
 
 # Values without parts
@@ -248,6 +257,12 @@ class List(_Pointed):
         return [element.load(lifting, data, n * size) for n in range(length)]
 
     def lower(self, blocks: Blocks, holder: bytearray, at: int, value: Sequence[Any]) -> None:
+        for _ in self.lower_in_steps(blocks, holder, at, value):
+            pass
+
+    def lower_in_steps(
+        self, blocks: Blocks, holder: bytearray, at: int, value: Sequence[Any]
+    ) -> Iterator[None]:
         element, size = self._element, self._element.size
         _POINTER_AND_LENGTH.pack_into(holder, at, 0, len(value))
         if isinstance(element, _Number):
@@ -258,6 +273,7 @@ class List(_Pointed):
         blocks.add(array, element.align, holder, at)
         for n, item in enumerate(value):
             element.lower(blocks, array, n * size, item)
+            yield
 
 
 # Composed values
@@ -293,9 +309,17 @@ class Record(Type):
         return self._made([f.load(lifting, data, at + offset) for f, offset in self._fields])
 
     def lower(self, blocks: Blocks, holder: bytearray, at: int, value: Any) -> None:
-        parts = [getattr(value, name) for name in self._names] if self._names else value
-        for (field, offset), part in zip(self._fields, parts, strict=True):
+        for (field, offset), part in zip(self._fields, self._parts(value), strict=True):
             field.lower(blocks, holder, at + offset, part)
+
+    def lower_in_steps(
+        self, blocks: Blocks, holder: bytearray, at: int, value: Any
+    ) -> Iterator[None]:
+        for (field, offset), part in zip(self._fields, self._parts(value), strict=True):
+            yield from field.lower_in_steps(blocks, holder, at + offset, part)
+
+    def _parts(self, value: Any) -> Sequence[Any]:
+        return [getattr(value, name) for name in self._names] if self._names else value
 
     def _made(self, parts: list[Any]) -> Any:
         return tuple(parts) if self._make is None else self._make(*parts)
@@ -388,11 +412,17 @@ class Result(Type):
         raise NotImplementedError
 
     def lower(self, blocks: Blocks, holder: bytearray, at: int, value: tuple[bool, Any]) -> None:
+        for _ in self.lower_in_steps(blocks, holder, at, value):
+            pass
+
+    def lower_in_steps(
+        self, blocks: Blocks, holder: bytearray, at: int, value: tuple[bool, Any]
+    ) -> Iterator[None]:
         is_ok, content = value
         holder[at] = not is_ok
         side = self._sides[is_ok]
         if side is not None:
-            side.lower(blocks, holder, at + self._payload_at, content)
+            yield from side.lower_in_steps(blocks, holder, at + self._payload_at, content)
 
 
 def _aligned(at: int, align: int) -> int:

@@ -10,7 +10,7 @@ Source: wit-bindgen 0.2, checked with real guests; component-model design/mvp/Ca
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from containerd_shimkit.wasm.guest import Guest, put_all
 from containerd_shimkit.wasm.imports import AsyncImports
 
 _SLICE_SECONDS: Final = 0.005
-_BATCH: Final = 64  # blocks allocated between two looks at the clock
+_BATCH: Final = 64  # blocks handled between two looks at the clock
 
 REALLOC: Final = b"canonical_abi_realloc"
 CURRENT_REALLOC: Final = b"cabi_realloc"
@@ -110,7 +110,7 @@ class _Import:
         result = self._function.result
         assert isinstance(result, Result)
         area, blocks = bytearray(result.size), Blocks()
-        result.lower(blocks, area, 0, outcome)
+        yield from _paced(result.lower_in_steps(blocks, area, 0, outcome))
         yield from hand_over(guest, self._interface.realloc, blocks, area, values[-1])
         return 0
 
@@ -130,14 +130,32 @@ def hand_over(
     allocate = guest.function(realloc)
     if allocate is None and blocks.contents:
         raise AbiError(f"the guest exports no function {realloc.decode()!r}")
+    yield from _paced(_hand_over_in_steps(guest, allocate, blocks))
+    guest.write(area_at, bytes(area))
+
+
+def _hand_over_in_steps(guest: Guest, allocate: Any, blocks: Blocks) -> Iterator[None]:
     addresses: list[int] = []
-    end = time.monotonic() + _SLICE_SECONDS
-    for first in range(0, len(blocks.contents), _BATCH):
-        batch = slice(first, first + _BATCH)
+    for batch in _batches(blocks.contents):
         sizes = map(len, blocks.contents[batch])
         addresses += guest.allocate(allocate, zip(blocks.aligns[batch], sizes, strict=True))
+        yield
+    for batch in _batches(blocks.pointers):
+        blocks.resolve(addresses, batch)
+        yield
+    for batch in _batches(blocks.contents):
+        put_all(guest.memory(), addresses[batch], blocks.contents[batch])
+        yield
+
+
+def _batches(things: Sequence[Any]) -> Iterator[slice]:
+    return (slice(first, first + _BATCH) for first in range(0, len(things), _BATCH))
+
+
+def _paced(steps: Iterator[None]) -> Iterator[None]:
+    """Take steps; yield whenever a slice of time is over."""
+    end = time.monotonic() + _SLICE_SECONDS
+    for _ in steps:
         if time.monotonic() > end:
             yield
             end = time.monotonic() + _SLICE_SECONDS
-    blocks.resolve(addresses)
-    put_all(guest.memory(), (*addresses, area_at), (*blocks.contents, area))
