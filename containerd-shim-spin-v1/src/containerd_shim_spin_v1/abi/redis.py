@@ -23,6 +23,7 @@ from containerd_shim_spin_v1.host.redis import (
     Where,
     WrongTypeError,
 )
+from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.redis_client.protocol import Status
 from containerd_shim_spin_v1.variables.values import VariableError
@@ -88,7 +89,7 @@ async def _execute(
     instance: Instance, where: Where, command: str, arguments: Sequence[tuple[str, Any]]
 ) -> list[tuple[str, Any]]:
     words = [value for _, value in arguments]
-    return [_result(value) for value in await instance.redis.execute(where, command, words)]
+    return await map_in_turns(_result, await instance.redis.execute(where, command, words))
 
 
 def _result(value: RedisResult) -> tuple[str, Any]:

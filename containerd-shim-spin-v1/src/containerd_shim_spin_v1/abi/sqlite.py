@@ -18,6 +18,7 @@ from containerd_shim_spin_v1.host.sqlite import (
     NoSuchDatabaseError,
 )
 from containerd_shim_spin_v1.host.sqlite_database import DatabaseFullError, SqliteError, Value
+from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     F64,
@@ -59,8 +60,11 @@ async def _execute(
 ) -> tuple[list[str], list[Any]]:
     values = [value for _, value in parameters]
     found = await instance.sqlite.execute(handle, statement, values)
-    rows = [([(_CASES[type(value)], value) for value in row],) for row in found.rows]
-    return found.columns, rows
+    return found.columns, await map_in_turns(_row, found.rows)
+
+
+def _row(values: Sequence[Value]) -> tuple[list[tuple[str, Value]]]:
+    return ([(_CASES[type(value)], value) for value in values],)
 
 
 async def _close(instance: Instance, handle: int) -> None:

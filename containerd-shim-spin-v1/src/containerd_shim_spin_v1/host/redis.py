@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from containerd_shim_spin_v1.host.redis_commands import STATELESS
+from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
 from containerd_shim_spin_v1.redis_client.address import AddressError, RedisAddress
 from containerd_shim_spin_v1.redis_client.connection import (
@@ -150,7 +151,7 @@ class RedisSession:
         if not isinstance(reply, list):
             raise _unexpected("SMEMBERS")
         try:
-            return [_bytes(value).decode() for value in reply]
+            return await map_in_turns(_text, reply)
         except UnicodeDecodeError:
             raise WrongTypeError("SMEMBERS: a value of the set is no text") from None
 
@@ -164,7 +165,7 @@ class RedisSession:
         """Run any command; return its result, lists in lists as one list."""
         words = [b"%d" % word if isinstance(word, int) else word for word in arguments]
         reply = await self._call(where, command.encode(), *words)
-        return list(_flattened(reply))
+        return await map_in_turns(lambda value: value, _flattened(reply))
 
     async def _number(self, where: Where, *words: bytes) -> int:
         reply = await self._call(where, *words)
@@ -224,9 +225,9 @@ class RedisSession:
         self._pool.give(self._own.pop(key), keep=False)
 
 
-def _bytes(value: Reply) -> bytes:
+def _text(value: Reply) -> str:
     if isinstance(value, bytes):
-        return value
+        return value.decode()
     raise _unexpected("SMEMBERS")
 
 

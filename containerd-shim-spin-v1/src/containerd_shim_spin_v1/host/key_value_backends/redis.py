@@ -11,6 +11,7 @@ from containerd_shim_spin_v1.host.key_value_backends.base import (
     StoreError,
     too_large,
 )
+from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.redis_client.address import RedisAddress
 from containerd_shim_spin_v1.redis_client.connection import RedisError
 from containerd_shim_spin_v1.redis_client.pool import RedisPool
@@ -64,7 +65,7 @@ class RedisKeyValueStore:
             if cursor == b"0":
                 break
         try:
-            return [key.decode() for key in found]
+            return await map_in_turns(bytes.decode, found)
         except UnicodeDecodeError:
             raise StoreError(f"key-value store {self._label!r}: a key is no text") from None
 
