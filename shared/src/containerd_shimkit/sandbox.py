@@ -41,6 +41,7 @@ from containerd_shimkit.errors import (
 )
 from containerd_shimkit.forked import close_all_but, reset_signals, run_and_exit
 from containerd_shimkit.hooks import CREATING, run_hooks, state_of
+from containerd_shimkit.importing import end_imports
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
@@ -170,6 +171,7 @@ def _init(
     )
     ca_bundle = None if request.bundle.is_pause else open_bundle()
     use_files_and_dns()
+    end_imports()
     try:
         warnings += _isolate(request, control, plan, cgroup)
     except OrdinaryCommand:

@@ -1,0 +1,17 @@
+"""The end of imports: what a container's first process needs is imported before it has its root.
+
+Python's files lie where they lay on the node, and an image may have others at that very place. The
+interpreter looks for modules by itself: a codec by its name, say, when a host name is encoded.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import BuiltinImporter, FrozenImporter
+
+
+def end_imports() -> None:
+    """Have nothing found in files any more; only what is part of the interpreter is found."""
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter]
+    sys.path.clear()
+    sys.path_importer_cache.clear()
