@@ -418,6 +418,17 @@ async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await reader.read()
 
 
+async def receive_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say that a message was received, many times, and another that never was; read nothing."""
+    writer.write(b"\x20\x02\0\0")
+    await reader.readexactly(2)
+    for _ in range(100):
+        writer.write(b"\x50\x02\0\1" * 1000 + b"\x50\x02\0\2" * 1000)
+        await writer.drain()
+    writer.write(b"\x70\x02\0\1")
+    await never(reader, writer)
+
+
 async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     pass
 
@@ -614,3 +625,15 @@ def test_login_comes_before_that_of_the_address() -> None:
 def test_address_that_is_none(address: str) -> None:
     with pytest.raises(InvalidAddressError):
         parse_target(address, "", "", 0)
+
+
+def test_a_server_that_never_reads_does_not_fill_our_memory() -> None:
+    async def main() -> None:
+        async with bad_server(receive_for_ever) as address, running_host() as host:
+            session = MqttSession(host, access())
+            handle = await session.open(address, "", "", 0)
+            await session.publish(handle, "t", b"", Qos.EXACTLY_ONCE)
+            (connection,) = host.connections
+            assert connection.unsent_bytes < 100
+
+    run(main)

@@ -36,7 +36,7 @@ async def gunzip(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
             full = len(piece) == _PIECE_BYTES and not decoder.eof
             if piece:
                 yield piece
-            if full:
+            if full or decoder.eof:  # a member of nothing takes its time, too
                 await asyncio.sleep(0)
     if begun and not decoder.eof:
         raise BadGzipError("the compressed body ends too early")

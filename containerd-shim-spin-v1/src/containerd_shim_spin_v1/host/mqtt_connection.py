@@ -64,6 +64,8 @@ class MqttConnection(asyncio.Protocol):
         self._writable.set()
         self._sending = asyncio.Lock()
         self._under_way: dict[int, asyncio.Future[None]] = {}
+        self._released: set[int] = set()
+        """Of those, what PUBREL has been sent for."""
         self._next_id = 1
         self._check: asyncio.TimerHandle | None = None
         self._pinged_at: tuple[int, int] | None = None
@@ -173,8 +175,12 @@ class MqttConnection(asyncio.Protocol):
         elif kind is PacketType.PINGRESP:
             self._pinged_at = None
         elif kind is PacketType.PUBREC:
-            cast(asyncio.Transport, self._transport).write(pubrel(number))
+            # Once each: a server that sends for ever and never reads would fill our memory.
+            if number in self._under_way and number not in self._released:
+                self._released.add(number)
+                cast(asyncio.Transport, self._transport).write(pubrel(number))
         elif (answered := self._under_way.pop(number, None)) is not None:
+            self._released.discard(number)
             answered.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
