@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import aiohttp
 import pytest
 import uvloop
 from spin_load.app import files
@@ -25,10 +26,13 @@ from containerd_shim_spin_v1.host.http_client import OpenResponse
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.key_value import KeyValueSession
 from containerd_shim_spin_v1.host.mqtt import MqttSession
+from containerd_shim_spin_v1.host.mqtt_connection import MqttConnection
 from containerd_shim_spin_v1.host.mysql import MysqlSession
+from containerd_shim_spin_v1.host.pool import Pool
 from containerd_shim_spin_v1.host.postgres import PostgresSession
 from containerd_shim_spin_v1.host.redis import RedisSession
-from containerd_shim_spin_v1.host.sqlite import SqliteSession
+from containerd_shim_spin_v1.host.sqlite import SqliteHost, SqliteSession
+from containerd_shim_spin_v1.redis_client.pool import RedisPool
 from containerd_shimkit.testing.apps import eventually
 from containerd_shimkit.testing.leftovers import open_files
 from containerd_shimkit.wasm.guest import Guest
@@ -69,6 +73,24 @@ def of_guests() -> Counter[str]:
     )
 
 
+def in_use() -> Counter[str]:
+    """Return how many connections are lent to guests, of each kind."""
+    counts: Counter[str] = Counter()
+    for found in gc.get_objects():
+        match found:
+            case Pool():
+                counts["databases"] += len(found._lent)
+            case RedisPool():
+                counts["redis"] += found._taken
+            case SqliteHost():
+                counts["sqlite"] += len(found._open)
+            case MqttConnection():
+                counts["mqtt"] += found.publishing
+            case aiohttp.TCPConnector():
+                counts["http"] += len(found._acquired)
+    return +counts
+
+
 async def all_done(but: set[asyncio.Task[Any]]) -> None:
     """Return when the tasks of all requests have ended, those that nobody waits for too."""
     async with asyncio.timeout(DEADLINE * 5):
@@ -97,6 +119,7 @@ def test_traffic_leaves_nothing(
             await run_rounds("127.0.0.1", port, kinds, rounds)
             await all_done(but=tasks)
             assert not of_guests()
+            assert not in_use()
         assert asyncio.all_tasks() == own
 
     def run(kinds: Sequence[Kind], rounds: int) -> None:

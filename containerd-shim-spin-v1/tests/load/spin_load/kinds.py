@@ -139,7 +139,7 @@ def _redis(servers: Servers) -> list[Kind]:
     return [
         ask("get ok", "set k v", "get k", "ok\n'v'"),
         ask("large value ok", "set large @100000", "get large", "ok\n100000 bytes"),
-        ask("many connections ok", *[f"open {own}"] * 20, "1\n2\n3\n", path="/v2"),
+        ask("many connections ok", *[f"open {own}"] * 5, "1\n2\n3\n", path="/v2"),
         ask("leaves a transaction ok", "execute MULTI", "execute SET k other", "+'OK'"),
         ask("other database ok", "execute SELECT 3", "+'OK'"),
         ask("wrong type", "sadd set 1", "get set", ""),
@@ -169,7 +169,7 @@ def _key_value() -> list[Kind]:
         ask("file ok", "open default", "set shared v", "exists shared", "0\nok\nyes"),
         ask("memory ok", "open memory", *uses, f"0\n{done}"),
         ask("redis ok", "open cache", "set shared v", "exists shared", "0\nok\nyes"),
-        ask("many handles ok", *["open default"] * 20, "0\n1\n2\n", path="/v1.5"),
+        ask("many handles ok", *["open default"] * 5, "0\n1\n2\n", path="/v1.5"),
         ask("no such store", "open nothing", "error "),
         ask("no such handle", "use 77", "get k", "ok\nerror "),
         ask("down", "open away", "get k", "0\nerror "),
@@ -256,7 +256,7 @@ def _sqlite() -> list[Kind]:
     return [
         ask("query ok", "open\tdefault", create, "execute\tSELECT 7", "0\n\n7; 0:7"),
         ask("memory ok", "open\tmemory", create, "execute\tSELECT count(*) FROM t", "0\n\n"),
-        ask("many handles ok", *["open\tdefault"] * 20, "0\n1\n2\n"),
+        ask("many handles ok", *["open\tdefault"] * 5, "0\n1\n2\n"),
         ask("leaves a transaction", "open\tdefault", create, *begin, "0\n"),
         ask("bad statement", "open\tdefault", "execute\tSELEC", "0\nerror 4"),
         ask("denied", "open\tother", "error 1"),
