@@ -131,6 +131,41 @@ def test_bad_pointer_in_an_import_becomes_a_trap(host: GuestHost) -> None:
         call(host, f, argument=0xFFFF_FFFF)
 
 
+def test_call_that_is_cancelled_twice_waits_for_its_import(host: GuestHost) -> None:
+    ended: list[str] = []
+
+    async def f(_guest: Guest, _argument: int) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            ended.append("import")
+        return 0
+
+    template = host.template(TEXT, {"f": ("i", f)})
+
+    async def call_once() -> None:
+        with host.guest(template) as guest:
+            try:
+                await guest.call(guest.export(b"once"), 0)
+            finally:
+                ended.append("call")
+
+    async def run() -> None:
+        calling = asyncio.create_task(call_once())
+        for _ in range(2):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            calling.cancel()
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.wait((calling,))
+        assert calling.cancelled()
+
+    asyncio.run(run())
+    assert ended == ["import", "call"]
+
+
 def test_import_that_cancels_itself_becomes_a_trap(host: GuestHost) -> None:
     async def f(_guest: Guest, _argument: int) -> int:
         raise asyncio.CancelledError

@@ -350,9 +350,13 @@ class Guest:
         try:
             await asyncio.wait((waiting,))
         except asyncio.CancelledError:
+            # It may still use what belongs to the guest, also if this is cancelled once more.
             waiting.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await waiting
+            while not waiting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((waiting,))
+            if not waiting.cancelled():
+                waiting.exception()  # nobody else asks
             raise
 
     def suspend_until(self, waiting: asyncio.Future[Any]) -> None:
