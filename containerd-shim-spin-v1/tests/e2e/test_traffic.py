@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from spin_load.container import Container
-from spin_load.kinds import all_kinds
+from spin_load.kinds import all_kinds, connecting
 from spin_load.servers import Servers
+from spin_load.traffic import cut_off
 
-from containerd_shimkit.testing.apps import Node
+from containerd_shimkit.testing.apps import Node, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -22,3 +25,18 @@ def test_connections_end_with_requests_and_container(node: Node, traffic_servers
     print(f"{before}\n{after}")
     assert after.descriptors == before.descriptors
     container.stop()
+
+
+def test_a_stop_while_guests_wait_ends_connections(node: Node, traffic_servers: Servers) -> None:
+    more = {"SPIN_SHUTDOWN_TIMEOUT_SECONDS": "0.1"}
+    container = Container(node, traffic_servers, 60, more)
+    kinds = connecting(all_kinds(traffic_servers))
+
+    async def stop() -> None:
+        def wait_and_stop() -> None:
+            eventually(lambda: traffic_servers.have(len(kinds)), "all guests wait")
+            container.stop()
+
+        await asyncio.to_thread(wait_and_stop)
+
+    asyncio.run(cut_off(*container.app.address, kinds, stop))

@@ -9,16 +9,17 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 import uvloop
 from spin_load.app import files
-from spin_load.kinds import Kind, all_kinds, quick
+from spin_load.kinds import all_kinds, connecting, quick
 from spin_load.servers import Servers
-from spin_load.traffic import DEADLINE, environment, run_rounds
+from spin_load.traffic import DEADLINE, cut_off, environment, run_rounds
 
 from containerd_shim_spin_v1.host import mqtt
 from containerd_shim_spin_v1.host.http import ChainedRequest, ChainedResponse, HttpRequest
@@ -98,42 +99,85 @@ async def all_done(but: set[asyncio.Task[Any]]) -> None:
             await asyncio.wait(rest)
 
 
+@pytest.fixture
+def app(image: Image, traffic_servers: Servers) -> Image:
+    for name, data in files(traffic_servers).items():
+        path = image.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return image
+
+
+@contextmanager
+def leaving_nothing(servers: Servers, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """AssertionError if this process or a server has more open afterwards than before."""
+    descriptors, threads = open_files(os.getpid()), set(threading.enumerate())
+    yield
+    gc.collect()
+    assert open_files(os.getpid()) == descriptors
+    # An engine's thread parks for good.
+    more = [thread for thread in set(threading.enumerate()) - threads if thread.name != "epoch"]
+    assert not more
+    eventually(servers.all_closed, "all connections are closed")
+    assert not caplog.text  # asyncio's, of tasks whose exceptions nobody has asked for
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        own = asyncio.all_tasks()
+        await main()
+        assert asyncio.all_tasks() == own
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
+
+
+@pytest.fixture
+def warm(app: Image, traffic_servers: Servers) -> None:
+    """What a process needs once is there, as the runtime of wasmtime's WASI."""
+
+    async def main() -> None:
+        async with app.serving(**environment()) as port:
+            await run_rounds("127.0.0.1", port, quick(all_kinds(traffic_servers)), 1)
+
+    run(main)
+    gc.collect()
+
+
 def test_traffic_leaves_nothing(
-    image: Image,
+    app: Image,
     traffic_servers: Servers,
+    warm: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # A connection goes on being made when nobody waits for it any more.
     monkeypatch.setattr(mqtt, "CONNECT_SECONDS", DEADLINE + 1)
-    for name, data in files(traffic_servers).items():
-        path = image.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    kinds = all_kinds(traffic_servers)
 
-    async def serve(kinds: Sequence[Kind], rounds: int) -> None:
-        own = asyncio.all_tasks()
-        async with image.serving(**environment()) as port:
+    async def main() -> None:
+        async with app.serving(**environment()) as port:
             tasks = asyncio.all_tasks()
-            await run_rounds("127.0.0.1", port, kinds, rounds)
+            await run_rounds("127.0.0.1", port, all_kinds(traffic_servers), ROUNDS)
             await all_done(but=tasks)
             assert not of_guests()
             assert not in_use()
-        assert asyncio.all_tasks() == own
 
-    def run(kinds: Sequence[Kind], rounds: int) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(kinds, rounds))
-        gc.collect()
+    with leaving_nothing(traffic_servers, caplog):
+        run(main)
 
-    # What a process needs once, as the runtime of wasmtime's WASI.
-    run(quick(kinds), 1)
-    descriptors, threads = open_files(os.getpid()), set(threading.enumerate())
-    run(kinds, ROUNDS)
-    assert open_files(os.getpid()) == descriptors
-    # An engine's, which parks for good.
-    more = [thread for thread in set(threading.enumerate()) - threads if thread.name != "epoch"]
-    assert not more
-    eventually(traffic_servers.all_closed, "all connections are closed")
-    assert not caplog.text  # asyncio's, of tasks whose exceptions nobody has asked for
+
+def test_an_end_while_guests_wait_leaves_nothing(
+    app: Image, traffic_servers: Servers, warm: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = connecting(all_kinds(traffic_servers))
+
+    async def stop() -> None:
+        await asyncio.to_thread(eventually, lambda: traffic_servers.have(len(kinds)))
+        app.stop.set()
+
+    async def main() -> None:
+        async with app.serving(**environment(60), SPIN_SHUTDOWN_TIMEOUT_SECONDS="0.1") as port:
+            await cut_off("127.0.0.1", port, kinds, stop)
+
+    with leaving_nothing(traffic_servers, caplog):
+        run(main)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node, eventually
@@ -34,11 +35,17 @@ class Figures:
 class Container:
     """A running container of the app."""
 
-    def __init__(self, node: Node, servers: Servers, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self,
+        node: Node,
+        servers: Servers,
+        deadline: float = DEADLINE,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """deadline: of a request, in seconds."""
         pairs = files(servers).items()
         image = node.image([ImageFile(name, data) for name, data in pairs])
-        self.app: App = node.run(image, env=environment(deadline))
+        self.app: App = node.run(image, env=environment(deadline) | dict(env))
         self.servers = servers
 
     def make(self, kinds: Sequence[Kind], rounds: int) -> int:

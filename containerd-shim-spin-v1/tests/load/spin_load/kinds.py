@@ -66,6 +66,12 @@ def quick(kinds: Sequence[Kind]) -> list[Kind]:
     return [kind for kind in kinds if kind.name.endswith("ok")]
 
 
+def connecting(kinds: Sequence[Kind]) -> list[Kind]:
+    """Return one of each for which a guest waits on a server, without an end."""
+    alone = ("sleep", "sqlite")
+    return [kind for kind in kinds if kind.status == 504 and not kind.name.startswith(alone)]
+
+
 def _waiting(
     name: str, path: str, headers: Mapping[str, str], body: str = "", every: int = 1
 ) -> list[Kind]:

@@ -59,6 +59,10 @@ class Servers:
     denied: tuple[str, int]
     """Where no component may connect to; mute, too."""
 
+    def have(self, count: int) -> bool:
+        """Return whether they have at least so many connections."""
+        return sum(self.connections().values()) >= count
+
     def all_closed(self) -> bool:
         """Return whether no server has a connection; AssertionError says which have."""
         found = {name: count for name, count in self.connections().items() if count}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count, cycle
 from typing import Final
 
@@ -64,6 +65,19 @@ async def request(host: str, port: int, kind: Kind) -> None:
             async with asyncio.timeout(_PATIENCE):
                 response = await connection.response()
                 raise AssertionError(f"{kind.name}: nobody waits: {response}")
+
+
+async def cut_off(
+    host: str, port: int, kinds: Sequence[Kind], stop: Callable[[], Awaitable[None]]
+) -> None:
+    """Make all requests at once, for which guests wait; the app ends meanwhile, by ``stop``.
+
+    Raises AssertionError unless each has its answer.
+    """
+    cut = [replace(kind, status=503, answer="the app stops") for kind in kinds]
+    requests = [asyncio.create_task(request(host, port, kind)) for kind in cut]
+    await stop()
+    await asyncio.gather(*requests)
 
 
 async def keep_asking(host: str, port: int, kinds: Sequence[Kind], until: float) -> list[float]:
