@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from containerd_shim_spin_v1.manifest.model import HostsField
 from containerd_shim_spin_v1.outbound.allowed_hosts import (
     AllowedHosts,
-    HostEntryError,
     denial,
     entry_fault,
     entry_for,
 )
 from containerd_shim_spin_v1.outbound.allowed_http_hosts import convert_http_hosts, http_host_fault
+from containerd_shimkit.hosts import HostError
 
 ALLOWED = [
     # entry, scheme, host, port (None: the scheme's own), allowed
@@ -117,7 +117,7 @@ def test_chaining_wildcard_stands_for_the_components() -> None:
 def test_hosts_in_other_letters_are_read_where_nothing_can_be_imported() -> None:
     code = """
 import sys
-from containerd_shim_spin_v1.outbound.allowed_hosts import parse_host
+from containerd_shimkit.hosts import parse_host
 sys.meta_path.clear()
 print(parse_host("b\\xfccher.example"))
 """
@@ -209,7 +209,7 @@ def test_http_hosts(entries: list[str], databases: bool, expected: list[str]) ->
 )
 def test_bad_http_host(entry: str, message: str) -> None:
     assert message in (http_host_fault(entry) or "")
-    with pytest.raises(HostEntryError):
+    with pytest.raises(HostError):
         convert_http_hosts([entry], databases=False)
 
 

@@ -30,7 +30,6 @@ from containerd_shim_spin_v1.host.database import (
 )
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres import PostgresHost, PostgresSession
-from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
@@ -44,6 +43,7 @@ from containerd_shimkit.testing.servers.postgres import (
 )
 from containerd_shimkit.testing.servers.process import Server
 from containerd_shimkit.testing.servers.tls import Authority, certificate_authority
+from containerd_shimkit.tls import TlsConfigError
 
 PLAIN = "?sslmode=disable"
 MANIFEST = """

@@ -25,11 +25,11 @@ from containerd_shim_spin_v1.host.redis import (
 from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
-from containerd_shim_spin_v1.redis_client import connection as connection_module
-from containerd_shim_spin_v1.redis_client import pool as pool_module
-from containerd_shim_spin_v1.redis_client.protocol import Status
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit.redis_client import connection as connection_module
+from containerd_shimkit.redis_client import pool as pool_module
+from containerd_shimkit.redis_client.protocol import Status
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.process import Server, server_directory
 from containerd_shimkit.testing.servers.redis import running_redis, running_tls_redis

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.redis_client.address import AddressError, RedisAddress
-from containerd_shim_spin_v1.redis_client.connection import (
+from containerd_shim_spin_v1.triggers import redis as trigger_module
+from containerd_shim_spin_v1.triggers.redis import Handler, RedisTrigger
+from containerd_shimkit.redis_client.address import AddressError, RedisAddress
+from containerd_shimkit.redis_client.connection import (
     CannotConnectError,
     RedisConnection,
     connect,
 )
-from containerd_shim_spin_v1.triggers import redis as trigger_module
-from containerd_shim_spin_v1.triggers.redis import Handler, RedisTrigger
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.process import Server
 from containerd_shimkit.testing.servers.redis import running_redis

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.host.tls import TlsConfigError, TlsContexts
+from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 from containerd_shim_spin_v1.runtime_config.reader import parse_runtime_config
 from containerd_shimkit.certificates import BUNDLES
 from containerd_shimkit.testing.servers.tls import Authority, Certificate, certificate_authority
+from containerd_shimkit.tls import TlsConfigError
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from containerd_shim_spin_v1.manifest.model import (
 from containerd_shim_spin_v1.manifest.retain import SETTING as RETAIN_SETTING
 from containerd_shim_spin_v1.manifest.retain import retain_components
 from containerd_shim_spin_v1.message_component import MessageComponent
-from containerd_shim_spin_v1.redis_client.address import AddressError
 from containerd_shim_spin_v1.routing.v1 import RouteFinder, Router
 from containerd_shim_spin_v1.routing.v2 import PatternRouter
 from containerd_shim_spin_v1.runtime_config.labels import check_labels
@@ -44,6 +43,7 @@ from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ExitCode, ManifestError
 from containerd_shimkit.http.deadlines import Deadlines
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
+from containerd_shimkit.redis_client.address import AddressError
 from containerd_shimkit.wasm.engine import fit_instances
 
 ROOT: Final = Path("/")

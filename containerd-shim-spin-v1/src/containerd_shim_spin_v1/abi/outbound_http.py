@@ -13,10 +13,10 @@ from containerd_shim_spin_v1.host.http import HttpRequest, HttpResponse, TooMany
 from containerd_shim_spin_v1.host.http_client import Headers, RequestError, RequestFailedError
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.networks import BlockedNetworkError
-from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.outbound.urls import InvalidUrlError
 from containerd_shim_spin_v1.variables.values import VariableError
+from containerd_shimkit.tls import TlsConfigError
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     STRING,

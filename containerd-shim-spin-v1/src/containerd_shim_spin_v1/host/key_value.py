@@ -17,11 +17,11 @@ from containerd_shim_spin_v1.host.key_value_backends.base import Store
 from containerd_shim_spin_v1.host.key_value_backends.memory import MemoryStore
 from containerd_shim_spin_v1.host.key_value_backends.redis import RedisKeyValueStore
 from containerd_shim_spin_v1.host.key_value_backends.sqlite_file import SqliteFileStore
-from containerd_shim_spin_v1.redis_client.address import AddressError, RedisAddress
-from containerd_shim_spin_v1.redis_client.pool import RedisPool
 from containerd_shim_spin_v1.runtime_config.labels import DEFAULT
 from containerd_shim_spin_v1.runtime_config.model import FileStore, RedisStore, RuntimeConfig
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.redis_client.address import AddressError, RedisAddress
+from containerd_shimkit.redis_client.pool import RedisPool
 
 MAX_OPEN: Final = 256
 """Handles of one guest, as in Spin."""

@@ -26,9 +26,10 @@ from containerd_shim_spin_v1.host.http_client import (
     read_all,
 )
 from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.tls import TlsConfigError, TlsContexts
+from containerd_shim_spin_v1.host.tls import TlsContexts
 from containerd_shim_spin_v1.outbound.urls import parse_url
 from containerd_shim_spin_v1.runtime_config.model import LocalLlm, RemoteLlm
+from containerd_shimkit.tls import TlsConfigError
 
 _MAX_ANSWER_BYTES: Final = 32 << 20
 _MAX_SHOWN: Final = 500  # characters of a server's own message

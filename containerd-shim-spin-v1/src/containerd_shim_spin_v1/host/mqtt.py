@@ -36,9 +36,9 @@ from containerd_shim_spin_v1.host.mqtt_packets import (
     Qos,
 )
 from containerd_shim_spin_v1.host.networks import BlockedNetworkError, Networks
-from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
-from containerd_shim_spin_v1.outbound.allowed_hosts import HostEntryError, parse_host
+from containerd_shimkit.hosts import HostError, parse_host
+from containerd_shimkit.tls import TlsConfigError
 
 MAX_HANDLES: Final = 256
 MAX_CONNECTIONS: Final = 256
@@ -289,7 +289,7 @@ def parse_target(address: str, username: str, password: str, keep_alive_seconds:
         port = parts.port
         host = str(parse_host(_bracketed(parts.hostname or "")))
         settings = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=32))
-    except (HostEntryError, ValueError):
+    except (HostError, ValueError):
         raise InvalidAddressError("must be mqtt://host:port?client_id=name") from None
     if parts.scheme not in _PORTS:
         raise InvalidAddressError(f"must begin with one of {', '.join(_PORTS)} and ://")

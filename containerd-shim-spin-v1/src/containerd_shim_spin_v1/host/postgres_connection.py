@@ -16,7 +16,7 @@ import asyncpg
 from containerd_shim_spin_v1.host.database_connections import ConnectionLostError
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres_address import PostgresAddress
-from containerd_shim_spin_v1.host.tls import TlsConfigError
+from containerd_shimkit.tls import TlsConfigError
 
 _QUIT_SECONDS: Final = 1.0
 _GREETING_BYTES: Final = 1 << 20  # until it is lent

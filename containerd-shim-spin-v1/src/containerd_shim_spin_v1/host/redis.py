@@ -17,8 +17,8 @@ from typing import Final, TypeAlias
 from containerd_shim_spin_v1.host.redis_commands import STATELESS
 from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
-from containerd_shim_spin_v1.redis_client.address import AddressError, RedisAddress
-from containerd_shim_spin_v1.redis_client.connection import (
+from containerd_shimkit.redis_client.address import AddressError, RedisAddress
+from containerd_shimkit.redis_client.connection import (
     ConnectionLostError,
     RedisConnection,
     RedisError,
@@ -26,8 +26,8 @@ from containerd_shim_spin_v1.redis_client.connection import (
     ServerError,
     shown,
 )
-from containerd_shim_spin_v1.redis_client.pool import RedisPool
-from containerd_shim_spin_v1.redis_client.protocol import Reply, ReplyError, Status
+from containerd_shimkit.redis_client.pool import RedisPool
+from containerd_shimkit.redis_client.protocol import Reply, ReplyError, Status
 
 MAX_OWN_CONNECTIONS: Final = 16
 """Of one guest, beside the one that a call borrows."""

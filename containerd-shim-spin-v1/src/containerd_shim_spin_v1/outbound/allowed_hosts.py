@@ -16,17 +16,14 @@ Source: Spin 3.6 crates/outbound-networking-config/src/allowed_hosts.rs; WHATWG 
 
 from __future__ import annotations
 
-import encodings.idna
-import encodings.punycode  # codecs are found by name, which is too late in a container  # noqa: F401
 import ipaddress
 import re
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from containerd_shim_spin_v1.manifest.model import HostsField
-from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.hosts import HostError, parse_host
 
 DEFAULT_PORTS: Final = {
     "http": 80,
@@ -43,12 +40,6 @@ SKIPPED: Final = frozenset({"", "http://", "https://"})
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-_FORBIDDEN = re.compile(r"[\x00-\x20\"#%/:<>?@\[\\\]^`{|}\x7f]")
-
-
-class HostEntryError(ManifestError):
-    """An entry that is not of the form; the message is what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +91,7 @@ class AllowedHosts:
 
     @classmethod
     def parse(cls, entries: Iterable[str], component_ids: Iterable[str] = ()) -> AllowedHosts:
-        """Read entries that hold no templates any more. Raises HostEntryError.
+        """Read entries that hold no templates any more. Raises HostError.
 
         component_ids: all of the app, for ``*.spin.internal``.
         """
@@ -122,7 +113,7 @@ class AllowedHosts:
             host = f"[{host}]"
         try:
             parsed = parse_host(host)
-        except HostEntryError:
+        except HostError:
             return False
         return any(entry.allows(scheme.lower(), parsed, port) for entry in self.entries)
 
@@ -173,45 +164,43 @@ def entry_fault(text: str) -> str | None:
     """Return what is wrong with an entry of ``allowed_outbound_hosts``, or None."""
     try:
         parse_entry(text)
-    except HostEntryError as exc:
+    except HostError as exc:
         return str(exc)
     return None
 
 
 def parse_entry(text: str) -> AllowedHost:
-    """Read one entry. Raises HostEntryError."""
+    """Read one entry. Raises HostError."""
     text = text.strip()
     if text == ALLOW_ALL:
-        raise HostEntryError(
-            f"`{ALLOW_ALL}` is for allowed_http_hosts; here all networks are `*://*:*`"
-        )
+        raise HostError(f"`{ALLOW_ALL}` is for allowed_http_hosts; here all networks are `*://*:*`")
     scheme, separator, rest = text.partition("://")
     if not separator:
         hint = f"; did you mean `https://{text}`?" if re.match(r"[\w*]", text) else ""
         if text == "*":
             hint = "; did you mean `*://*:*`, which allows everything?"
-        raise HostEntryError(f"must be scheme://host[:port]{hint}")
+        raise HostError(f"must be scheme://host[:port]{hint}")
     scheme = _parse_scheme(scheme)
     rule: HostRule
     port = ""
     try:
         rule = parse_rule(rest)
-    except HostEntryError:
+    except HostError:
         host, colon, tail = rest.rpartition(":")
         if not colon or "]" in tail:
             raise
         port, _, path = tail.partition("/")
         if path:
-            raise HostEntryError("must not have a path") from None
+            raise HostError("must not have a path") from None
         rule = parse_rule(host)
     return AllowedHost(None if scheme == "*" else scheme, rule, _parse_port(port, scheme))
 
 
 def _parse_scheme(scheme: str) -> str:
     if scheme.startswith("{"):
-        raise HostEntryError("lists of schemes are not supported: write one entry for each")
+        raise HostError("lists of schemes are not supported: write one entry for each")
     if scheme != "*" and not (scheme.isascii() and scheme.isalpha()):
-        raise HostEntryError(f"the scheme `{scheme}` must be letters only, or `*`")
+        raise HostError(f"the scheme `{scheme}` must be letters only, or `*`")
     return scheme.lower()
 
 
@@ -220,14 +209,14 @@ def _parse_port(port: str, scheme: str) -> range | None:
         return None
     if not port:
         if scheme not in DEFAULT_PORTS:
-            raise HostEntryError(f"needs a port: scheme `{scheme}` has none of its own")
+            raise HostError(f"needs a port: scheme `{scheme}` has none of its own")
         return range(DEFAULT_PORTS[scheme], DEFAULT_PORTS[scheme] + 1)
     if port.startswith("{"):
-        raise HostEntryError("lists of ports are not supported: write one entry for each")
+        raise HostError("lists of ports are not supported: write one entry for each")
     start, dots, end = port.partition("..")
     numbers = [_port_number(number) for number in ((start, end) if dots else (start,))]
     if None in numbers:
-        raise HostEntryError(f"the port `{port}` must be 0 to 65535, `first..end` or `*`")
+        raise HostError(f"the port `{port}` must be 0 to 65535, `first..end` or `*`")
     first, *last = (number for number in numbers if number is not None)
     return range(first, last[0] if last else first + 1)
 
@@ -238,18 +227,18 @@ def _port_number(text: str) -> int | None:
 
 
 def parse_rule(host: str) -> HostRule:
-    """Read the host of an entry. Raises HostEntryError."""
+    """Read the host of an entry. Raises HostError."""
     host = host.strip()
     if host.startswith("{"):
-        raise HostEntryError("lists of hosts are not supported: write one entry for each")
+        raise HostError("lists of hosts are not supported: write one entry for each")
     if re.fullmatch(r"[0-9A-Fa-f.:]+/[0-9]{1,3}", host):
         try:
             return ipaddress.ip_network(host, strict=False)
         except ValueError:
-            raise HostEntryError(f"`{host}` is no network") from None
+            raise HostError(f"`{host}` is no network") from None
     host = host.removesuffix("/")
     if "/" in host:
-        raise HostEntryError("must not have a path")
+        raise HostError("must not have a path")
     if host == "*":
         return Anywhere()
     if host in ("self", "self.alt"):
@@ -257,40 +246,11 @@ def parse_rule(host: str) -> HostRule:
     if host.startswith("*."):
         suffix = parse_host(host.removeprefix("*."))
         if not isinstance(suffix, str) or "*" in suffix:
-            raise HostEntryError("`*.` must be followed by a domain, without another wildcard")
+            raise HostError("`*.` must be followed by a domain, without another wildcard")
         return Below("." + suffix)
     if "*" in host:
-        raise HostEntryError("`*` must be the whole host or its first label, as in `*.example.com`")
+        raise HostError("`*` must be the whole host or its first label, as in `*.example.com`")
     return parse_host(host)
-
-
-def parse_host(host: str) -> _Address | str:
-    """Return an address, or a name in lower case and ASCII. Raises HostEntryError."""
-    if host.startswith("["):
-        try:
-            # A zone, which Python would take, is no part of a URL.
-            valid = host.endswith("]") and "%" not in host
-            return ipaddress.IPv6Address(host[1:-1] if valid else "")
-        except ValueError:
-            raise HostEntryError(f"`{host}` is no IPv6 address") from None
-    if not host or (invalid := _FORBIDDEN.search(host)) is not None:
-        shown = f": `{invalid.group()}` is not allowed in it" if host and invalid else ""
-        raise HostEntryError(f"`{host}` is no host{shown}")
-    if not host.isascii():
-        try:
-            host = host.encode("idna").decode("ascii")
-        except UnicodeError:
-            raise HostEntryError(f"`{host}` is no host name") from None
-        # Its characters may stand for several: one of them is "a/c".
-        return parse_host(host)
-    host = host.lower()
-    last = host.removesuffix(".").rpartition(".")[2]
-    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last):  # then it is an address, however it is written
-        try:
-            return ipaddress.IPv4Address(socket.inet_aton(host.removesuffix(".")))
-        except OSError:
-            raise HostEntryError(f"`{host}` is no IPv4 address") from None
-    return host
 
 
 def _matches(rule: HostRule, host: _Address | str) -> bool:

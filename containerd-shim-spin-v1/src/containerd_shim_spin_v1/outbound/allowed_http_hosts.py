@@ -10,19 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from containerd_shim_spin_v1.outbound.allowed_hosts import (
-    ALLOW_ALL,
-    HostEntryError,
-    authority,
-    parse_rule,
-)
+from containerd_shim_spin_v1.outbound.allowed_hosts import ALLOW_ALL, authority, parse_rule
+from containerd_shimkit.hosts import HostError
 
 
 def http_host_fault(text: str) -> str | None:
     """Return what is wrong with an entry of ``allowed_http_hosts``, or None."""
     try:
         _split_http_host(text)
-    except HostEntryError as exc:
+    except HostError as exc:
         return str(exc)
     return None
 
@@ -31,7 +27,7 @@ def convert_http_hosts(entries: Iterable[str], *, databases: bool) -> tuple[str,
     """Return entries of ``allowed_outbound_hosts`` that allow what ``allowed_http_hosts`` does.
 
     databases: version 1 without ``allowed_outbound_hosts`` lets components connect to any.
-    Raises HostEntryError.
+    Raises HostError.
     """
     found = [f"{scheme}://*:*" for scheme in ("redis", "mysql", "postgres")] if databases else []
     entries = tuple(entries)
@@ -54,10 +50,10 @@ def _split_http_host(text: str) -> str:
         parts = urlsplit(text if "//" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
     except ValueError as exc:
-        raise HostEntryError(f"must be a host, or host:port: {exc}") from None
+        raise HostError(f"must be a host, or host:port: {exc}") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise HostEntryError("must be a host, or host:port, after http:// or https:// or nothing")
+        raise HostError("must be a host, or host:port, after http:// or https:// or nothing")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise HostEntryError("must be a host and perhaps a port, without a path")
+        raise HostError("must be a host and perhaps a port, without a path")
     parse_rule(f"[{host}]" if ":" in host else host)
     return authority(parts.scheme, host, port)

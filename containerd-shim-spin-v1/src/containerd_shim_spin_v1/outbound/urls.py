@@ -20,10 +20,9 @@ from urllib.parse import quote, unquote_to_bytes, urljoin
 from containerd_shim_spin_v1.outbound.allowed_hosts import (
     CHAINING_SUFFIX,
     DEFAULT_PORTS,
-    HostEntryError,
     authority,
-    parse_host,
 )
+from containerd_shimkit.hosts import HostError, parse_host
 
 MAX_LENGTH: Final = 65_534  # as Spin's client
 
@@ -135,7 +134,7 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
         raise InvalidUrlError(f"the port {port[:20]!r} is not between 0 and 65535")
     try:
         return str(parse_host(host)), int(port) if port else default
-    except HostEntryError as exc:
+    except HostError as exc:
         raise InvalidUrlError(str(exc)) from None
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from containerd_shim_spin_v1.manifest.rules import not_empty
-from containerd_shim_spin_v1.outbound.allowed_hosts import HostEntryError, parse_host
 from containerd_shim_spin_v1.runtime_config.backends import (
     DATABASES,
     LLMS,
@@ -26,6 +25,7 @@ from containerd_shim_spin_v1.runtime_config.backends import (
 )
 from containerd_shim_spin_v1.runtime_config.model import ClientTls, Network, RuntimeConfig
 from containerd_shimkit.errors import MissingFileError
+from containerd_shimkit.hosts import HostError, parse_host
 from containerd_shimkit.text.image_files import read_text
 from containerd_shimkit.text.toml_reader import Problems, Table
 from containerd_shimkit.text.toml_source import load_toml
@@ -171,6 +171,6 @@ def _client_tls(table: Table) -> ClientTls:
 def _tls_host_fault(text: str) -> str | None:
     try:
         parse_host(text.removeprefix("*."))
-    except HostEntryError as exc:
+    except HostError as exc:
         return str(exc)
     return None

@@ -24,14 +24,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from containerd_shim_spin_v1.redis_client.address import RedisAddress
-from containerd_shim_spin_v1.redis_client.connection import (
+from containerd_shimkit.redis_client.address import RedisAddress
+from containerd_shimkit.redis_client.connection import (
     RedisConnection,
     RedisError,
     ServerError,
     connect,
 )
-from containerd_shim_spin_v1.redis_client.protocol import ReplyError
+from containerd_shimkit.redis_client.protocol import ReplyError
 
 MAX_WAITING_BYTES: Final = 4 << 20
 """Of one channel, each message counted with ``_MESSAGE_BYTES`` more."""

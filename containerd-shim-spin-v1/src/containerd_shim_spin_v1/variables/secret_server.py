@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import yarl
 
-from containerd_shim_spin_v1.host.tls import TlsConfigError
 from containerd_shim_spin_v1.variables.values import ProviderError
+from containerd_shimkit.tls import TlsConfigError
 
 MAX_ANSWER_BYTES: Final = 2 << 20  # Vault takes entries of 1 MiB, and answers with JSON of them
 SECONDS: Final = 10.0

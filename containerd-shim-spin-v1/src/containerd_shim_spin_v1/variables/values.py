@@ -15,8 +15,9 @@ from typing import Final, Protocol
 
 from containerd_shim_spin_v1.manifest.model import AppManifest, Component, Variable
 from containerd_shim_spin_v1.manifest.templates import Template, name_fault
-from containerd_shim_spin_v1.outbound.allowed_hosts import SKIPPED, AllowedHosts, HostEntryError
+from containerd_shim_spin_v1.outbound.allowed_hosts import SKIPPED, AllowedHosts
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.hosts import HostError
 
 PREFIX: Final = "SPIN_VARIABLE"
 PREFIX_V1: Final = "SPIN_CONFIG"
@@ -120,7 +121,7 @@ class Variables:
                 continue
             try:
                 AllowedHosts.parse([text])
-            except HostEntryError as exc:
+            except HostError as exc:
                 raise VariableError(
                     f"{component.where}.allowed_outbound_hosts: with the values of "
                     f"{', '.join(template.variables)} an entry is of the wrong form: {exc}"

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from containerd_shim_spin_v1.redis_client.address import RedisAddress
-from containerd_shim_spin_v1.redis_client.connection import (
+from containerd_shimkit.redis_client.address import RedisAddress
+from containerd_shimkit.redis_client.connection import (
     CannotConnectError,
     RedisConnection,
     Resolver,

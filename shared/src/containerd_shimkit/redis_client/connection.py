@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
-from containerd_shim_spin_v1.host.tls import TlsConfigError
-from containerd_shim_spin_v1.redis_client.address import RedisAddress
-from containerd_shim_spin_v1.redis_client.protocol import (
+from containerd_shimkit.redis_client.address import RedisAddress
+from containerd_shimkit.redis_client.protocol import (
     MAX_REPLY_BYTES,
     ProtocolError,
     Reply,
@@ -30,6 +29,7 @@ from containerd_shim_spin_v1.redis_client.protocol import (
     ReplyParser,
     encode_command,
 )
+from containerd_shimkit.tls import TlsConfigError
 
 CONNECT_SECONDS: Final = 10.0
 """For the name, the connection, TLS and the password together."""
@@ -40,7 +40,7 @@ _MAX_SHOWN: Final = 300
 
 
 class Resolver(Protocol):
-    """What finds the addresses of a host; see ``host.networks``."""
+    """What finds the addresses of a host; see Spin's ``host.networks``."""
 
     @property
     def active(self) -> bool: ...

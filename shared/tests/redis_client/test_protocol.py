@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerd_shim_spin_v1.redis_client.protocol import (
+from containerd_shimkit.redis_client.protocol import (
     ProtocolError,
     Reply,
     ReplyError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.redis_client.address import AddressError, RedisAddress
+from containerd_shimkit.redis_client.address import AddressError, RedisAddress
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from containerd_shim_spin_v1.outbound.allowed_hosts import HostEntryError, authority, parse_host
+from containerd_shimkit.hosts import HostError, parse_host
 
 DEFAULT_PORT: Final = 6379
 _MAX_CHARACTERS: Final = 4096
@@ -56,7 +56,7 @@ class RedisAddress:
             raise AddressError("the Redis address has a fragment: certificates are always verified")
         try:
             host = str(parse_host(found["host"]))
-        except HostEntryError as exc:
+        except HostError as exc:
             raise AddressError(f"the Redis address has a bad host: {exc}") from None
         port = int(found["port"] or DEFAULT_PORT)
         if not 0 < port <= 65535:
@@ -77,4 +77,5 @@ class RedisAddress:
 
     def __str__(self) -> str:
         """For messages: without user and password."""
-        return f"{self.scheme}://{authority('', self.host, self.port)}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
