@@ -12,7 +12,8 @@ from typing import Any, Final
 
 # Those that need nothing are imported ahead.
 import containerd_shim_slight_v1.capabilities.configs.envvars
-import containerd_shim_slight_v1.capabilities.keyvalue.filesystem  # noqa: F401
+import containerd_shim_slight_v1.capabilities.keyvalue.filesystem
+import containerd_shim_slight_v1.capabilities.messaging.filesystem  # noqa: F401
 from containerd_shim_slight_v1.slightfile.model import Capability, SlightFile
 from containerd_shim_slight_v1.slightfile.resources import CONFIGS, RESOURCES, Resource
 from containerd_shimkit.errors import ManifestError

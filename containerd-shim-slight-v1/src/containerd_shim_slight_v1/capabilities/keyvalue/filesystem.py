@@ -2,9 +2,7 @@
 
 It is kept as long as that directory is: the container's life, or longer on a volume.
 
-Names come from guests, the directories from an image, and this process may write what a guest must
-not: its own memory, by ``/proc``. So no link is followed on any way, a name is a single component,
-and what is no regular file is nobody's value. Of a key, ``%``, ``/``, NUL and a dot in front are
+What is no regular file is nobody's value. Of a key, ``%``, ``/``, NUL and a dot in front are
 written as in a URL; file names that begin with a dot are values under way.
 
 Source: SpiderLightning 0.5 crates/keyvalue/src/implementors/filesystem.rs.
@@ -12,16 +10,21 @@ Source: SpiderLightning 0.5 crates/keyvalue/src/implementors/filesystem.rs.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
-from typing import Final
 from urllib.parse import unquote
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
+from containerd_shim_slight_v1.capabilities.directories import (
+    CREATE,
+    READ,
+    Directories,
+    name_fault,
+    reason,
+)
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     MAX_KEYS,
     MAX_VALUE_BYTES,
@@ -32,13 +35,6 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     KeyValueError,
     StoreIoError,
 )
-from containerd_shimkit.linux.paths import make_in_root
-
-_DEFAULT_DIRECTORY: Final = "/tmp"
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: what an image has under a key's name may be a FIFO.
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Backend(KeyValueBackend):
@@ -46,12 +42,12 @@ class Backend(KeyValueBackend):
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
-        self._directory = context.app.environment.get("TMPDIR") or _DEFAULT_DIRECTORY
+        self._directories = Directories(context.app.environment)
         self._numbers = count()
 
     async def open(self, store: str) -> None:
-        if store in ("", ".", "..") or "/" in store or "\0" in store:
-            raise KeyValueError(f"{store!r} cannot be the name of a directory, which a store is")
+        if (fault := name_fault(store)) is not None:
+            raise KeyValueError(f"{fault}, which a store is")
         with self._opened(store):
             pass
 
@@ -59,7 +55,7 @@ class Backend(KeyValueBackend):
         name = _file_name(key)
         with self._opened(store) as directory:
             try:
-                descriptor = os.open(name, _READ, dir_fd=directory)
+                descriptor = os.open(name, READ, dir_fd=directory)
             except FileNotFoundError:
                 raise KeyNotFoundError(key) from None
             with open(descriptor, "rb") as file:
@@ -105,26 +101,10 @@ class Backend(KeyValueBackend):
         What fails with it open is a StoreIoError.
         """
         try:
-            base = self._open_base()
-            try:
-                with suppress(FileExistsError):
-                    os.mkdir(store, dir_fd=base)
-                directory = os.open(store, _DIRECTORY, dir_fd=base)
-            finally:
-                os.close(base)
-            try:
+            with self._directories.opened(store) as directory:
                 yield directory
-            finally:
-                os.close(directory)
         except OSError as exc:
-            raise _error(exc, store) from exc
-
-    def _open_base(self) -> int:
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return make_in_root(root, self._directory, directory=True, links=False)
-        finally:
-            os.close(root)
+            raise StoreIoError(f"store {store!r}: {reason(exc)}") from exc
 
 
 def _file_name(key: str) -> bytes:
@@ -156,7 +136,7 @@ def _read(descriptor: int, key: str) -> bytes:
 
 
 def _write_new(directory: int, name: bytes, value: bytes) -> None:
-    with open(os.open(name, _CREATE, 0o644, dir_fd=directory), "wb") as file:
+    with open(os.open(name, CREATE, 0o644, dir_fd=directory), "wb") as file:
         file.write(value)
 
 
@@ -165,10 +145,3 @@ def _remove_quietly(directory: int, name: bytes) -> None:
         os.unlink(name, dir_fd=directory)
     except OSError:
         return
-
-
-def _error(exc: OSError, store: str) -> StoreIoError:
-    reason = exc.strerror or str(exc)
-    if exc.errno == errno.ELOOP:
-        reason = "a symbolic link is on the way, which is not followed"
-    return StoreIoError(f"store {store!r}: {reason}")
