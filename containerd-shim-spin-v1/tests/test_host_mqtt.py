@@ -18,7 +18,6 @@ import pytest
 import uvloop
 
 from containerd_shim_spin_v1.host import mqtt as mqtt_module
-from containerd_shim_spin_v1.host import mqtt_connection
 from containerd_shim_spin_v1.host.mqtt import (
     MAX_HANDLES,
     ConnectionFailedError,
@@ -30,11 +29,12 @@ from containerd_shim_spin_v1.host.mqtt import (
     TooManyConnectionsError,
     parse_target,
 )
-from containerd_shim_spin_v1.host.mqtt_packets import Login, Qos
 from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit.mqtt import connection as mqtt_connection
+from containerd_shimkit.mqtt.packets import Login, Qos
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.mosquitto import running_mosquitto
 from containerd_shimkit.testing.servers.process import Server

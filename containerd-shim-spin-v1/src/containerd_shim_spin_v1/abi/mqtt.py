@@ -15,9 +15,9 @@ from containerd_shim_spin_v1.host.mqtt import (
     MqttError,
     TooManyConnectionsError,
 )
-from containerd_shim_spin_v1.host.mqtt_packets import Qos
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.variables.values import VariableError
+from containerd_shimkit.mqtt.packets import Qos
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     STRING,

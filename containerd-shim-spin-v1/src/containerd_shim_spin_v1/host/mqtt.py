@@ -22,22 +22,22 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from containerd_shim_spin_v1.host.mqtt_connection import (
+from containerd_shim_spin_v1.host.networks import BlockedNetworkError, Networks
+from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shimkit.hosts import HostError, parse_host
+from containerd_shimkit.mqtt.connection import (
     ConnectError,
     ConnectionLostError,
     MqttConnection,
     open_connection,
 )
-from containerd_shim_spin_v1.host.mqtt_packets import (
+from containerd_shimkit.mqtt.packets import (
     MAX_KEEP_ALIVE_SECONDS,
     MAX_REST_BYTES,
     MAX_STRING_BYTES,
     Login,
     Qos,
 )
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError, Networks
-from containerd_shim_spin_v1.outbound.access import OutboundAccess
-from containerd_shimkit.hosts import HostError, parse_host
 from containerd_shimkit.tls import TlsConfigError
 
 MAX_HANDLES: Final = 256

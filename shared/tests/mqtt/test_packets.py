@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.host.mqtt_packets import (
+from containerd_shimkit.mqtt.packets import (
     MAX_REST_BYTES,
     Login,
     MqttProtocolError,

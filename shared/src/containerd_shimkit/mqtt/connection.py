@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Final, cast
 
-from containerd_shim_spin_v1.host.mqtt_packets import (
+from containerd_shimkit.mqtt.packets import (
     DISCONNECT,
     PINGREQ,
     REFUSALS,
