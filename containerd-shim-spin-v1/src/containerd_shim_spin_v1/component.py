@@ -19,6 +19,7 @@ from containerd_shimkit.wasm.guest import Guest, GuestTemplate
 from containerd_shimkit.wasm.imports import AsyncImports
 from containerd_shimkit.wasm.module import check_imports
 from containerd_shimkit.wasm.preview1 import WasiTemplate, define_preview1, output_callback
+from containerd_shimkit.wasm.running import RunningGuest
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +115,3 @@ class LinkedComponent:
             state=instance,
         )
         return RunningGuest(guest, instance)
-
-
-class RunningGuest:
-    """A guest and what it has open; an asynchronous context manager that ends both."""
-
-    __slots__ = ("_guest", "_instance")
-
-    def __init__(self, guest: Guest, instance: Instance) -> None:
-        self._guest = guest
-        self._instance = instance
-
-    async def __aenter__(self) -> Guest:
-        return self._guest
-
-    async def __aexit__(self, *_: object) -> None:
-        self._guest.close()
-        if self._instance.has_open:
-            await self._instance.close()
