@@ -1,6 +1,7 @@
 """``spin-config``: values of the component's variables.
 
-Source: Spin 1.5 wit/ephemeral/spin-config.wit, wit/preview2/config.wit; Spin 3.6
+Source: Spin 1.5 wit/ephemeral/spin-config.wit, wit/preview2/config.wit,
+crates/config/src/{host_component,lib}.rs; Spin 3.6
 wit/deps/spin@2.0.0/variables.wit, crates/factor-variables/src/host.rs.
 """
 
@@ -29,11 +30,11 @@ async def _get(instance: Instance, name: str) -> str:
 
 def _error_v1(exc: Exception) -> tuple[str, str] | None:
     match exc:
-        case InvalidNameError() | UndefinedVariableError():
+        case InvalidNameError():
             return "invalid-key", str(exc)
         case ProviderError():
             return "provider", str(exc)
-        case VariableError():
+        case VariableError():  # one that is not there, too; Spin 3 says "provider" for it
             return "other", str(exc)
     return None
 
