@@ -207,6 +207,11 @@ def test_nobody_has_models(text: str) -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
+        pytest.param(
+            response(200, b"[" * 1_000_000),
+            "POST /infer: the server's answer is no JSON",
+            id="nested too deep",
+        ),
         (response(200, b"<html>"), "POST /infer: the server's answer is no JSON"),
         (response(200, b"{}"), "POST /infer: the server's answer is without 'usage'"),
         (response(200, b"[]"), "POST /infer: the server's answer is of another form"),

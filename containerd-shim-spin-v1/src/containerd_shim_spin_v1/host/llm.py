@@ -175,7 +175,7 @@ class LlmHost:
             raise LlmError(str(exc)) from None
         try:
             answer = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if response.status != 200:
             raise LlmError(f"POST {path}: the server answers {response.status}{_message(answer)}")
