@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -492,6 +493,47 @@ def test_a_transaction_that_does_not_end(tmp_path: Path, monkeypatch: pytest.Mon
         await other.run("INSERT INTO t VALUES (2)")
         await one.session.close()
         await other.session.close()
+
+    run(tmp_path, main)
+
+
+def test_a_statement_that_was_forgotten_takes_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its guest's connection has it prepared already."""
+    monkeypatch.setattr(database_module, "_MOST_REMEMBERED", 1)
+    monkeypatch.setattr(database_module, "_LOCK_SECONDS", 0)
+    insert = "INSERT INTO t VALUES (1)"
+
+    async def main(host: SqliteHost) -> None:
+        one, other = await guest(host), await guest(host)
+        await one.run("CREATE TABLE t (a)")
+        await one.run(insert)
+        await other.run("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(one.run(insert))
+        for _ in range(20):
+            await other.run("SELECT a FROM t")
+        assert not waiting.done()
+        await other.run("COMMIT")
+        await waiting
+        await one.session.close()
+        await other.session.close()
+
+    run(tmp_path, main)
+
+
+def test_what_is_remembered_of_long_statements_is_short(tmp_path: Path) -> None:
+    async def main(host: SqliteHost) -> None:
+        one = await guest(host)
+        await one.run("CREATE TABLE t (a)")
+        tracemalloc.start()
+        try:
+            for number in range(20):
+                await one.run(f"INSERT INTO t VALUES ({number}) -- {'x' * 1_000_000}")
+            assert tracemalloc.get_traced_memory()[0] < 10_000_000
+        finally:
+            tracemalloc.stop()
+        await one.session.close()
 
     run(tmp_path, main)
 

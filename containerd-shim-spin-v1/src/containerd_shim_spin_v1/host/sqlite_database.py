@@ -76,7 +76,8 @@ class Database:
         self.threads = threads
         self.max_result_bytes = max_result_bytes
         self._turn = asyncio.Lock()
-        self._writing: dict[str, None] = {}
+        self._writing: dict[int, None] = {}
+        """Hashes of statements: guests choose how long these are."""
         self._opening = threading.Lock()
         self._kept: sqlite3.Connection | None = None
 
@@ -95,13 +96,13 @@ class Database:
 
     def writes(self, statement: str) -> bool:
         """Return whether a statement is known to write."""
-        return statement in self._writing
+        return hash(statement) in self._writing
 
     def remember(self, statement: str) -> None:
         """Note that a statement writes."""
         while len(self._writing) >= _MOST_REMEMBERED:
             del self._writing[next(iter(self._writing))]
-        self._writing[statement] = None
+        self._writing[hash(statement)] = None
 
     # In a thread
 
@@ -148,6 +149,7 @@ class Database:
             timeout=_LOCK_SECONDS,
             isolation_level=None,
             check_same_thread=False,
+            cached_statements=0,  # one that is there already would not be authorized once more
             uri=path is None,
         )
 
