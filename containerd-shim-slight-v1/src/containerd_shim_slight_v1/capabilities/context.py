@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
 from containerd_shim_slight_v1.slightfile.model import Capability, SlightFile
+from containerd_shimkit.tls import TrustedCertificates
 
 if TYPE_CHECKING:
     from containerd_shim_slight_v1.capabilities.configs.base import ConfigsBackend
@@ -26,6 +27,12 @@ class AppContext:
     """The container's, and what guests have set in it."""
     ca_bundle: int | None
     """See ``RuntimeContext``."""
+    certificates: TrustedCertificates = field(init=False, repr=False)
+    """Whom connections of backends trust; what guests set later does not change it."""
+
+    def __post_init__(self) -> None:
+        certificates = TrustedCertificates(dict(self.environment), ca_bundle=self.ca_bundle)
+        object.__setattr__(self, "certificates", certificates)
 
 
 class BackendContext:

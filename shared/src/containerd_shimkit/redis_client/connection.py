@@ -65,6 +65,14 @@ class CannotConnectError(RedisError):
     """There is no connection, or the server does not let us in."""
 
 
+class LoginRefusedError(CannotConnectError):
+    """The server does not let us in."""
+
+
+class ConnectTimeoutError(CannotConnectError):
+    """There is no connection within ``CONNECT_SECONDS``."""
+
+
 class ConnectionLostError(RedisError):
     """The connection ended before the reply."""
 
@@ -202,7 +210,7 @@ async def connect(
             await _log_in(connection)
             return connection
     except TimeoutError:
-        raise CannotConnectError(
+        raise ConnectTimeoutError(
             f"{address}: cannot connect: no answer within {CONNECT_SECONDS:g} s"
         ) from None
     except OSError as exc:
@@ -258,7 +266,7 @@ async def _log_in(connection: RedisConnection) -> None:
         for _ in commands:
             reply = await connection.read()
             if isinstance(reply, ReplyError):
-                raise CannotConnectError(f"{address}: {shown(reply.text)}")
+                raise LoginRefusedError(f"{address}: {shown(reply.text)}")
     except ConnectionLostError as exc:
         raise CannotConnectError(str(exc)) from exc
     except BaseException:
