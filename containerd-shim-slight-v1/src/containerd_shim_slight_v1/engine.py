@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from containerd_shim_slight_v1.abi.exports import (
     INIT,
@@ -61,6 +61,8 @@ class SlightApp:
 
 class SlightEngine:
     """See ``containerd_shimkit.engine.Engine``."""
+
+    imports_late: ClassVar[bool] = True
 
     def prepare(self, context: RuntimeContext) -> SlightApp:
         """Read the slightfile, compile and link the module."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from containerd_shim_spin_v1.component import LinkedComponent
 from containerd_shim_spin_v1.component_logs import ComponentLogs
@@ -76,6 +76,8 @@ class SpinApp:
 
 class SpinEngine:
     """See ``containerd_shimkit.engine.Engine``."""
+
+    imports_late: ClassVar[bool] = False
 
     def prepare(self, context: RuntimeContext) -> SpinApp:
         """Read the manifest, compile and link every component."""

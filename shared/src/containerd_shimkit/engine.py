@@ -1,7 +1,7 @@
 """What the kit asks of an engine, and what an engine gets to know of its container.
 
 An engine runs in the container's init, after isolation: the image is at ``/``, the process has
-the container's user, and nothing can be imported any more.
+the container's user, and nothing can be imported any more, but for what ``imports_late`` says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from containerd_shimkit.output import OutputWriter
 
@@ -37,6 +37,9 @@ class RuntimeContext:
 
 class Engine(Protocol):
     """Runs the apps of one kind. Made anew for each container."""
+
+    imports_late: ClassVar[bool]
+    """Whether ``prepare`` may import modules of ours; see ``late``. It makes a start longer."""
 
     def prepare(self, context: RuntimeContext) -> Any:
         """Find, check and compile the app; return it for ``serve``.

@@ -21,8 +21,9 @@ import uvloop
 
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine, RuntimeContext
-from containerd_shimkit.errors import ExitCode, ShimError
+from containerd_shimkit.errors import EngineError, ExitCode, ShimError
 from containerd_shimkit.hooks import run_start_container
+from containerd_shimkit.late import ModuleTrees, importable
 from containerd_shimkit.linux.seccomp import NOT_APPLIED, seccomp_available
 from containerd_shimkit.output import OutputHandler, OutputWriter
 from containerd_shimkit.wasm.compiler import request_compiled
@@ -43,10 +44,11 @@ def run(
     engine: Engine,
     compiler: socket.socket,
     ca_bundle: int | None,
+    trees: ModuleTrees | None,
 ) -> int:
     """Serve the app, and leave with its exit code; return the code of one that never served.
 
-    ca_bundle: see ``RuntimeContext``.
+    ca_bundle: see ``RuntimeContext``. trees: what the engine may import from.
     """
     stdout, stderr = OutputWriter(1), OutputWriter(2)
     _log_to(stderr)
@@ -57,7 +59,10 @@ def run(
     app: Any = None
     failure: ShimError | None = None
     try:
-        app = engine.prepare(context)
+        with contextlib.nullcontext() if trees is None else importable(trees):
+            app = engine.prepare(context)
+    except ImportError as exc:
+        failure = EngineError(str(exc))
     except ShimError as exc:
         failure = exc  # Create succeeds; Start fails with the reason, and Wait has the exit code
     compiler.close()

@@ -2,7 +2,8 @@
 
 The shim forks the **stage**, which stays in the host's mount namespace:
 
-1. opens the container's standard streams, makes its cgroup, opens its namespaces;
+1. opens the container's standard streams, makes its cgroup, opens its namespaces and what the
+   engine may import from;
 2. enters them, forks the init, reports its pid;
 3. compiles what the init asks for, until the init has all it needs; ends.
 
@@ -42,6 +43,7 @@ from containerd_shimkit.errors import (
 from containerd_shimkit.forked import close_all_but, reset_signals, run_and_exit
 from containerd_shimkit.hooks import CREATING, run_hooks, state_of
 from containerd_shimkit.importing import end_imports
+from containerd_shimkit.late import ModuleTrees
 from containerd_shimkit.linux import capabilities, process
 from containerd_shimkit.linux.cgroups import Cgroup, join, open_cgroup
 from containerd_shimkit.linux.constants import CLONE_NEWPID
@@ -94,6 +96,7 @@ def _stage(request: SandboxRequest, control: Control) -> int:
     plan = NamespacePlan.open(spec.linux.namespaces)
     cache = _open_cache()
     warnings: list[str] = []
+    trees = _open_trees(request, warnings)
     cgroup = _make_cgroup(request, warnings)
     try:
         own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -106,7 +109,7 @@ def _stage(request: SandboxRequest, control: Control) -> int:
             os.close(own_pids)
             cache.close()
             run_and_exit(
-                lambda control: _init(request, control, plan, cgroup, init_end, warnings),
+                lambda control: _init(request, control, plan, cgroup, init_end, trees, warnings),
                 control.connection,
             )
     except BaseException:
@@ -115,6 +118,8 @@ def _stage(request: SandboxRequest, control: Control) -> int:
                 cgroup.delete()
         raise
     init_end.close()
+    # Of the trees this process keeps its descriptors to its end, as nobody waits for that: the last
+    # one to be closed unmounts, which takes longer than all else about them.
     if cgroup is not None:
         cgroup.let_go()
     control.report("pid", pid=pid)
@@ -134,6 +139,20 @@ def _open_cache() -> CompiledModuleCache:
         view = clone_readonly(str(directory))
         return CompiledModuleCache(directory, view, max_bytes=cache_max_bytes())
     return CompiledModuleCache(directory, max_bytes=cache_max_bytes())
+
+
+def _open_trees(request: SandboxRequest, warnings: list[str]) -> ModuleTrees | None:
+    """Open what the engine may import from while it prepares the app, if it is one that does."""
+    try:
+        engine: type[Engine] = request.kind.import_engine()
+    except ImportError:
+        return None  # the init says so
+    if request.bundle.is_pause or not engine.imports_late:
+        return None
+    trees = ModuleTrees()
+    if trees.problem:
+        warnings.append(f"no module can be imported in the container: {trees.problem}")
+    return trees
 
 
 def _make_cgroup(request: SandboxRequest, warnings: list[str]) -> Cgroup | None:
@@ -160,6 +179,7 @@ def _init(
     plan: NamespacePlan,
     cgroup: Cgroup | None,
     compiler: socket.socket,
+    trees: ModuleTrees | None,
     warnings: list[str],
 ) -> int:
     signal.signal(signal.SIGTERM, _leave)
@@ -181,7 +201,7 @@ def _init(
     if request.bundle.is_pause:
         compiler.close()
         return pause.run(request, control)
-    return init.run(request, control, _new_engine(request.kind), compiler, ca_bundle)
+    return init.run(request, control, _new_engine(request.kind), compiler, ca_bundle, trees)
 
 
 def _leave(number: int, _frame: Any) -> None:

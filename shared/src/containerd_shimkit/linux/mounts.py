@@ -226,15 +226,17 @@ def relative_lowerdirs(data: str) -> tuple[str, str]:
     return ".", data
 
 
-def clone_readonly(directory: str) -> int:
+def clone_readonly(directory: str, attributes: int = 0) -> int:
     """Return a descriptor of a read-only mount of ``directory`` that no path leads to.
+
+    attributes: further MOUNT_ATTR_* flags.
 
     A file opened below it cannot be opened for writing again, by ``/proc/self/fd`` either, whoever
     its descriptor is passed to. Raises OSError: ENOSYS before Linux 5.12.
     """
     fd = open_tree(directory, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC)
     try:
-        mount_setattr(fd, k.MOUNT_ATTR_RDONLY)
+        mount_setattr(fd, k.MOUNT_ATTR_RDONLY | attributes)
     except BaseException:
         os.close(fd)
         raise

@@ -9,6 +9,9 @@ What it does is said by the container's environment:
     STUB_CLOSED=TEXT    written to stdout when nobody serves the app any more
     STUB_REPORT=1       write what the process sees of itself to stdout, as a line of JSON
     STUB_COMPILE=PATH   have a ``.wasm`` file of the image compiled
+    STUB_IMPORT=NAMES   import modules, comma-separated, in ``prepare``; those that have a function
+                        ``look`` tell by it what there is, in the report
+    STUB_IMPORT_SERVING=NAMES   try the same in ``serve``; the report has what came of it
     STUB_FAIL=STEP      raise EngineError with STUB_TEXT in ``prepare`` or ``serve``
     STUB_CRASH=STEP     raise RuntimeError with STUB_TEXT in ``prepare``, ``serve`` or ``ready``
     STUB_DIE=STEP       exit with code 9 at once in ``prepare``, ``serve`` or ``ready``, or when the
@@ -21,26 +24,35 @@ Without any of these it serves nothing until it is told to stop, then ends with 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import EngineError
 from containerd_shimkit.runtime import ShimKind
 
-STUB_KIND = ShimKind("stub", "containerd_shimkit.testing.stub_engine:StubEngine", "0")
+_MODULE = "containerd_shimkit.testing.stub_engine"
+STUB_KIND = ShimKind("stub", f"{_MODULE}:StubEngine", "0")
+LATE_STUB_KIND = ShimKind("stub", f"{_MODULE}:LateStubEngine", "0")
 DIED = 9
 
 
 class StubEngine:
     """Implements ``containerd_shimkit.engine.Engine``; its app is the context."""
 
+    imports_late: ClassVar[bool] = False
+
     _dies_in_the_end = False
     _listener: socket.socket | None = None
+
+    def __init__(self) -> None:
+        self._seen: dict[str, object] = {}
 
     def __del__(self) -> None:
         if self._dies_in_the_end:
@@ -53,6 +65,9 @@ class StubEngine:
             wasm = os.open(path, os.O_RDONLY)
             os.close(context.compile(wasm, path))
             os.close(wasm)
+        for name in filter(None, context.env.get("STUB_IMPORT", "").split(",")):
+            module = importlib.import_module(name)
+            self._seen[name] = module.look() if hasattr(module, "look") else module.__file__
         return context
 
     def listen(self, app: RuntimeContext) -> int:
@@ -72,7 +87,8 @@ class StubEngine:
         app.stdout.write(env.get("STUB_STDOUT", "").encode())
         app.stderr.write(env.get("STUB_STDERR", "").encode())
         if env.get("STUB_REPORT"):
-            app.stdout.write(json.dumps(report(app)).encode() + b"\n")
+            seen = {"imported": self._seen, "serving": _imports_serving(env)}
+            app.stdout.write(json.dumps(report(app) | seen).encode() + b"\n")
         server = await _listen(env, self._listener)
         ready()
         _misbehave("ready", env)
@@ -84,6 +100,12 @@ class StubEngine:
         if server is not None:
             server.close()
         return 0
+
+
+class LateStubEngine(StubEngine):
+    """The same, with modules that nobody has imported before."""
+
+    imports_late = True
 
 
 def report(context: RuntimeContext) -> dict[str, object]:
@@ -102,6 +124,18 @@ def report(context: RuntimeContext) -> dict[str, object]:
         "memory_limit_bytes": context.memory_limit_bytes,
         "umask": os.umask(0o022),
     }
+
+
+def _imports_serving(env: Mapping[str, str]) -> dict[str, str]:
+    results = {}
+    for name in filter(None, env.get("STUB_IMPORT_SERVING", "").split(",")):
+        try:
+            importlib.import_module(name)
+        except ImportError as exc:
+            results[name] = str(exc)
+        else:
+            results[name] = "imported"
+    return results
 
 
 def _misbehave(step: str, env: Mapping[str, str]) -> None:
