@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -739,3 +740,27 @@ def test_a_guest_has_a_limit_of_addresses(server: Server) -> None:
             await guest.query(f"{url}?application_name=x", "SELECT 1", ())
 
     run_session(server, main)
+
+
+def test_others_are_served_while_wide_rows_are_taken(server: Server) -> None:
+    """Whatever is done with many values at once, others wait for a small part of the time."""
+    gaps: list[float] = []
+
+    async def turn() -> None:
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(0)
+            gaps.append((now := time.monotonic()) - before)
+            before = now
+
+    async def main(guest: PostgresSession, address: str) -> None:
+        columns = ", ".join(["a"] * 1600)
+        turning = asyncio.create_task(turn())
+        found = await guest.query(
+            address, f"SELECT {columns} FROM generate_series(1, 500) t(a)", []
+        )
+        turning.cancel()
+        assert len(found.rows) == 500
+
+    run_session(server, main)
+    assert max(gaps) < sum(gaps) / 5

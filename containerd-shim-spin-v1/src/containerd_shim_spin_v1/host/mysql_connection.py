@@ -44,7 +44,7 @@ _STMT_EXECUTE: Final = 0x17
 _STMT_CLOSE: Final = 0x19
 _RESET_CONNECTION: Final = 0x1F
 _GREETING_BYTES: Final = 1 << 20
-_ROWS_AT_ONCE: Final = 200
+_VALUES_AT_ONCE: Final = 1000
 _UNSIGNED: Final = 0x80
 _UNPREPARABLE: Final = 1295  # ER_UNSUPPORTED_PS
 _LAST_WORDS: Final = (1053, 1927)  # ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED: then it closes
@@ -298,11 +298,11 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no
         columns = [await self._read_packet(FieldDescriptorPacket) for _ in range(count)]
         await self._read_packet()
         readers = [_reader_of(column) for column in columns]
-        rows = 0
+        rows, at_once = 0, max(1, _VALUES_AT_ONCE // max(1, len(columns)))
         while not (packet := await self._read_packet()).is_eof_packet():
             row(columns, _read_row(packet, readers))
             rows += 1
-            if rows % _ROWS_AT_ONCE == 0:
+            if rows % at_once == 0:
                 await asyncio.sleep(0)  # others are served meanwhile
         end = EOFPacketWrapper(packet)
         self.server_status = end.server_status

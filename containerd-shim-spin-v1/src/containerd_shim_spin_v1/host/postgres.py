@@ -15,7 +15,6 @@ Sources: Spin 1.5 crates/outbound-pg, Spin 3.6 crates/factor-outbound-pg.
 
 from __future__ import annotations
 
-import asyncio
 import encodings.idna  # noqa: F401  # names of hosts are encoded by it, and it cannot be found later
 import re
 import ssl
@@ -47,10 +46,10 @@ from containerd_shim_spin_v1.host.postgres_connection import (
     ResultTooLargeError,
     connect,
 )
+from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
 
 _MAX_MESSAGE: Final = 4096
-_ROWS_AT_ONCE: Final = 500
 
 # By the numbers that types have in every server, see pg_type.dat: what guests get them as.
 _RESULTS: Final = {
@@ -206,18 +205,13 @@ def _arguments(params: Sequence[Value], wanted: Sequence[Any]) -> list[Any]:
 
 
 async def _rows(records: list[Any], kinds: list[Kind | None]) -> list[list[Value]]:
-    rows: list[list[Value]] = []
-    for start in range(0, len(records), _ROWS_AT_ONCE):
-        if start:
-            await asyncio.sleep(0)  # others are served meanwhile
-        for record in records[start : start + _ROWS_AT_ONCE]:
-            rows.append(
-                [
-                    (UNSUPPORTED if kind is None else NULL if value is None else (kind, value))
-                    for kind, value in zip(kinds, record.values(), strict=True)
-                ]
-            )
-    return rows
+    def row(record: Any) -> list[Value]:
+        return [
+            (UNSUPPORTED if kind is None else NULL if value is None else (kind, value))
+            for kind, value in zip(kinds, record.values(), strict=True)
+        ]
+
+    return await map_in_turns(row, records)
 
 
 def _reason(exc: BaseException) -> str:
