@@ -10,6 +10,7 @@ from spin_load.kinds import all_kinds, connecting
 from spin_load.servers import Servers
 from spin_load.traffic import cut_off
 
+from containerd_shim_spin_v1.host.sqlite import MAX_GUESTS
 from containerd_shimkit.testing.apps import Node, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -24,6 +25,7 @@ def test_connections_end_with_requests_and_container(node: Node, traffic_servers
     after = container.figures()
     print(f"{before}\n{after}")
     assert after.descriptors == before.descriptors
+    assert after.database_files <= MAX_GUESTS + 1
     container.stop()
 
 

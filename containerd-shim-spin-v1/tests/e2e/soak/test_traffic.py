@@ -11,6 +11,7 @@ from spin_load.kinds import all_kinds, quick
 from spin_load.servers import Servers
 from spin_load.traffic import keep_asking
 
+from containerd_shim_spin_v1.host.sqlite import MAX_GUESTS
 from containerd_shimkit.testing.apps import Node, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -49,6 +50,7 @@ def test_requests_leave_nothing(node: Node, traffic_servers: Servers) -> None:
     container.stop()
     assert made >= REQUESTS
     assert end.descriptors == middle.descriptors
+    assert end.database_files <= MAX_GUESTS + 1
     assert end.threads <= middle.threads + MORE_THREADS
     assert end.pss_bytes <= middle.pss_bytes + MORE_BYTES
 

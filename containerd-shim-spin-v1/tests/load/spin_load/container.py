@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node, eventually
-from containerd_shimkit.testing.leftovers import open_files
 from spin_load.app import files
 from spin_load.kinds import SLEEPING, Kind
 from spin_load.servers import Servers
@@ -25,7 +25,10 @@ class Figures:
     """Of one moment in which no request is under way."""
 
     descriptors: int
-    """Of the engine, without those of connections to servers."""
+    """Of the engine, without those of connections to servers, and of ``database_files``."""
+    database_files: int
+    """SQLite closes none while another connection of the process has a lock on the same file, and
+    takes it for the next one: there are as many as ever were open at once, 64 at most."""
     threads: int
     pss_bytes: int
     connections: dict[str, int]
@@ -61,19 +64,21 @@ class Container:
 
     def figures(self) -> Figures:
         """Return them when connections have neither begun nor ended for a moment."""
-        seen: list[tuple[int, dict[str, int]]] = []
+        seen: list[tuple[list[str], dict[str, int]]] = []
 
         def settled() -> bool:
-            seen.append((open_files(self.app.pid), self.servers.connections()))
+            seen.append((_open_names(self.app.pid), self.servers.connections()))
             return len(seen) >= _LOOKS and all(one == seen[-1] for one in seen[-_LOOKS:])
 
         eventually(settled, "connections come and go no more")
-        descriptors, connections = seen[-1]
+        names, connections = seen[-1]
+        database_files = sum(name.endswith("/sqlite_db.db") for name in names)
         rollup = Path(f"/proc/{self.app.pid}/smaps_rollup").read_text()
         pss = re.search(r"^Pss: +(\d+) kB$", rollup, re.MULTILINE)
         assert pss is not None
         return Figures(
-            descriptors - sum(connections.values()),
+            len(names) - database_files - sum(connections.values()),
+            database_files,
             len(list(Path(f"/proc/{self.app.pid}/task").iterdir())),
             int(pss[1]) * 1024,
             connections,
@@ -85,3 +90,12 @@ class Container:
         assert self.app.stop() == 0
         eventually(self.servers.all_closed, "the servers have no connection any more")
         assert "Traceback" not in log.read_text(errors="replace")
+
+
+def _open_names(pid: int) -> list[str]:
+    """Return what the process's descriptors are of."""
+    names = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            names.append(str(entry.readlink()))
+    return names
