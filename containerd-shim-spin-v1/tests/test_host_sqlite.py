@@ -269,6 +269,19 @@ def test_results_have_a_limit(tmp_path: Path) -> None:
     run(tmp_path, main, max_result_bytes=1_000_000)
 
 
+def test_many_small_values_are_counted_by_what_they_take(tmp_path: Path) -> None:
+    numbers = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < ?) "
+
+    async def main(host: SqliteHost) -> None:
+        one = await guest(host)
+        assert len((await one.run(numbers + "SELECT n FROM c", 1000)).rows) == 1000
+        with pytest.raises(SqliteIoError, match="larger than 1000000 bytes"):
+            await one.run(numbers + "SELECT n FROM c", 3000)
+        await one.session.close()
+
+    run(tmp_path, main, max_result_bytes=1_000_000)
+
+
 def test_a_full_database(tmp_path: Path) -> None:
     async def main(host: SqliteHost) -> None:
         one = await guest(host)
