@@ -64,6 +64,8 @@ missing_of() {
             [ -n "$(find /usr/lib/postgresql -name initdb 2>/dev/null)" ] || echo postgresql
             have mariadbd || echo mariadb-server
             have mosquitto || echo mosquitto
+            have nats-server || echo nats-server
+            have etcd || echo etcd-server
             have openssl || echo openssl
             ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
