@@ -7,13 +7,16 @@ import pytest
 from containerd_shimkit.mqtt.packets import (
     MAX_REST_BYTES,
     Login,
+    Message,
     MqttProtocolError,
     PacketReader,
     PacketType,
     Qos,
     connect,
+    puback,
     publish_head,
     pubrel,
+    subscribe,
 )
 
 HEAD = b"\x00\x04MQTT\x04"
@@ -70,6 +73,15 @@ def test_pubrel() -> None:
     assert pubrel(0x0102) == b"\x62\x02\x01\x02"
 
 
+def test_puback() -> None:
+    assert puback(0x0102) == b"\x40\x02\x01\x02"
+
+
+def test_subscribe() -> None:
+    sent = subscribe("a/+", Qos.AT_LEAST_ONCE, 0x0102)
+    assert sent == b"\x82\x08\x01\x02\x00\x03a/+\x01"
+
+
 STREAM = b"\x20\x02\x00\x05" + b"\x40\x02\x01\x02" + b"\xd0\x00" + b"\x50\x02\xff\xff"
 PACKETS = [
     (PacketType.CONNACK, 5),
@@ -103,3 +115,43 @@ def test_packets_split_anywhere(size: int) -> None:
 def test_what_is_not_for_us(data: bytes, message: str) -> None:
     with pytest.raises(MqttProtocolError, match=message):
         PacketReader().feed(data)
+
+
+MESSAGES = (
+    b"\x30\x05\x00\x01tab" + b"\x33\x06\x00\x01t\x01\x02c" + b"\x90\x03\x01\x02\x80"
+    b"\x32\xcc\x01\x00\x01t\x00\x07" + b"x" * 199
+)
+RECEIVED = [
+    Message("t", b"ab", 0),
+    Message("t", b"c", 0x0102),
+    (PacketType.SUBACK, 0x010280),
+    Message("t", b"x" * 199, 7),
+]
+
+
+@pytest.mark.parametrize("size", range(1, 20))
+def test_messages_split_anywhere(size: int) -> None:
+    reader, found = PacketReader(204), []
+    for start in range(0, len(MESSAGES), size):
+        found += reader.feed(MESSAGES[start : start + size])
+    assert found == RECEIVED
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x30\x65", "a message is larger than 100 bytes"),
+        (b"\x30\xff\xff\xff\x7f", "a message is larger than 100 bytes"),
+        (b"\x30\x80\x80\x80\x80", "PUBLISH with a length that is none"),
+        (b"\x34\x05\x00\x01t\x01\x02", "PUBLISH with flags 4"),
+        (b"\x36\x05\x00\x01t\x01\x02", "PUBLISH with flags 6"),
+        (b"\x32\x05\x00\x01t\x00\x00", "PUBLISH without its packet identifier"),
+        (b"\x32\x04\x00\x01t\x00", "PUBLISH with 4 bytes"),
+        (b"\x30\x03\x00\x09t", "PUBLISH with 3 bytes"),
+        (b"\x30\x01\x00", "PUBLISH with 1 bytes"),
+        (b"\x30\x00", "PUBLISH with 0 bytes"),
+    ],
+)
+def test_message_that_cannot_be(data: bytes, message: str) -> None:
+    with pytest.raises(MqttProtocolError, match=message):
+        PacketReader(100).feed(data)

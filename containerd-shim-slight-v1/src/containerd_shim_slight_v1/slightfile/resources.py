@@ -65,7 +65,7 @@ _CURRENT: Final = (
     Resource(KEYVALUE, "dapr"),
     Resource(MESSAGING, "filesystem"),
     Resource(MESSAGING, "mosquitto", (("MOSQUITTO_HOST",), ("MOSQUITTO_PORT",))),
-    Resource(MESSAGING, "nats", (("NATS_CREDS",),)),
+    Resource(MESSAGING, "nats", (("NATS_CREDS", "NATS_URL"),)),
     Resource(MESSAGING, "confluent_apache_kafka", _KAFKA),
     Resource(MESSAGING, "azsbus", _SERVICE_BUS),
     Resource(CONFIGS, "envvars"),

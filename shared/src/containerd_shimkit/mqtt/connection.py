@@ -1,13 +1,17 @@
-"""One connection to an MQTT server, shared by all who publish there with the same login.
+"""One connection to an MQTT server: to publish, shared by many, or to receive what is published.
 
 Messages of many are under way at once, told apart by packet identifiers. One who gives up leaves
 his message under way: its identifier is free again when the server has answered.
+
+What is received is acknowledged when somebody takes it. While much waits to be taken, nothing more
+is read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -16,18 +20,24 @@ from containerd_shimkit.mqtt.packets import (
     PINGREQ,
     REFUSALS,
     Login,
+    Message,
     MqttProtocolError,
     PacketReader,
     PacketType,
     Qos,
     connect,
+    puback,
     publish_head,
     pubrel,
+    subscribe,
 )
 
 _CLOSE_SECONDS: Final = 1.0
 _CHECK_SECONDS: Final = 15.0  # at the longest; so an answer is missed after half a minute
 _MAX_UNDER_WAY: Final = 65_535  # all packet identifiers
+_MAX_WAITING: Final = 1000  # messages that nobody has taken
+_MAX_WAITING_BYTES: Final = 4 << 20
+_SUBSCRIPTION_REFUSED: Final = 0x80  # 3.9.3
 
 
 class ConnectError(Exception):
@@ -43,10 +53,17 @@ class ConnectionLostError(Exception):
         self.sent = sent
 
 
+class SubscriptionRefusedError(Exception):
+    """The server does not let us subscribe."""
+
+
 class MqttConnection(asyncio.Protocol):
     """Made by ``open_connection``; ends by ``end``, or when the server does."""
 
-    def __init__(self, login: Login, keep_alive_seconds: int) -> None:
+    def __init__(
+        self, login: Login, keep_alive_seconds: int, max_message_bytes: int | None = None
+    ) -> None:
+        """max_message_bytes: of those received, topic included; None is of one who publishes."""
         self.publishing = 0
         """How many messages are being published."""
         self._loop = loop = asyncio.get_running_loop()
@@ -58,7 +75,7 @@ class MqttConnection(asyncio.Protocol):
         self._reason = "the server closed the connection"
         self._ending = False
         self._transport: asyncio.Transport | None = None
-        self._reader = PacketReader()
+        self._reader = PacketReader(max_message_bytes)
         self._accepted: asyncio.Future[int] = loop.create_future()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -70,6 +87,12 @@ class MqttConnection(asyncio.Protocol):
         self._check: asyncio.TimerHandle | None = None
         self._pinged_at: tuple[int, int] | None = None
         self._received = 0
+        self._subscribing: tuple[int, asyncio.Future[int]] | None = None
+        self._messages: deque[Message] = deque()
+        self._waiting_bytes = 0
+        self._paused = False
+        self._arrived = asyncio.Event()
+        """Set while there are messages, and at the end."""
 
     @property
     def usable(self) -> bool:
@@ -114,6 +137,43 @@ class MqttConnection(asyncio.Protocol):
         finally:
             self.publishing -= 1
             self.last_used = self._loop.time()
+
+    async def subscribe(self, topic_filter: str) -> None:
+        """Have the server send what is published, with QoS 1. To be called once.
+
+        Raises SubscriptionRefusedError, ConnectionLostError.
+        """
+        packet_id, answered = self._new_id(), self._loop.create_future()
+        self._subscribing = packet_id, answered
+        transport = cast(asyncio.Transport, self._transport)
+        transport.write(subscribe(topic_filter, Qos.AT_LEAST_ONCE, packet_id))
+        await asyncio.wait((answered, self.lost), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            raise ConnectionLostError(self.lost.result(), sent=True)
+        if answered.result() >= _SUBSCRIPTION_REFUSED:
+            raise SubscriptionRefusedError("the server refuses the subscription")
+
+    async def receive(self) -> Message:
+        """Return the next message, also one that came before the end. Raises ConnectionLostError.
+
+        Cancelled, it takes none.
+        """
+        while not self._messages:
+            if self._ending:
+                raise ConnectionLostError(self._reason, sent=False)
+            await self._arrived.wait()
+        message = self._messages.popleft()
+        if not self._messages and not self._ending:
+            self._arrived.clear()
+        self._waiting_bytes -= len(message.payload)
+        if not self._ending:
+            transport = cast(asyncio.Transport, self._transport)
+            if message.packet_id:
+                transport.write(puback(message.packet_id))
+            if self._paused and not self._is_full():
+                self._paused = False
+                transport.resume_reading()
+        return message
 
     def end(self) -> None:
         """Begin to close the connection: ``lost`` is done soon."""
@@ -163,10 +223,24 @@ class MqttConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         try:
-            for kind, number in self._reader.feed(data):
-                self._take(kind, number)
+            for packet in self._reader.feed(data):
+                if isinstance(packet, Message):
+                    self._take_message(packet)
+                else:
+                    self._take(*packet)
         except MqttProtocolError as exc:
             self.abort(f"the server does not speak MQTT: {exc}")
+
+    def _take_message(self, message: Message) -> None:
+        self._messages.append(message)
+        self._waiting_bytes += len(message.payload)
+        self._arrived.set()
+        if self._is_full() and not self._paused and not self._ending:
+            self._paused = True
+            cast(asyncio.Transport, self._transport).pause_reading()
+
+    def _is_full(self) -> bool:
+        return len(self._messages) >= _MAX_WAITING or self._waiting_bytes >= _MAX_WAITING_BYTES
 
     def _take(self, kind: PacketType, number: int) -> None:
         if kind is PacketType.CONNACK:
@@ -179,6 +253,11 @@ class MqttConnection(asyncio.Protocol):
             if number in self._under_way and number not in self._released:
                 self._released.add(number)
                 cast(asyncio.Transport, self._transport).write(pubrel(number))
+        elif kind is PacketType.SUBACK:
+            packet_id, code = divmod(number, 256)
+            if self._subscribing is not None and self._subscribing[0] == packet_id:
+                self._subscribing[1].set_result(code)
+                self._subscribing = None
         elif (answered := self._under_way.pop(number, None)) is not None:
             self._released.discard(number)
             answered.set_result(None)
@@ -192,6 +271,7 @@ class MqttConnection(asyncio.Protocol):
             answered.set_exception(ConnectionLostError(self._reason, sent=True))
             answered.exception()  # whoever waited may have given up
         self._writable.set()
+        self._arrived.set()
         self.lost.set_result(self._reason)
 
     def pause_writing(self) -> None:
@@ -211,10 +291,11 @@ class MqttConnection(asyncio.Protocol):
         if self._ending:
             return
         progress = self._received, self.unsent_bytes
-        if self._pinged_at == progress:
+        # While nothing is read no answer can come.
+        if self._pinged_at == progress and not self._paused:
             self.abort("the server does not answer")
             return
-        if self._pinged_at is None:
+        if self._pinged_at is None or self._paused:
             cast(asyncio.Transport, self._transport).write(PINGREQ)
         self._pinged_at = progress
         self._check_later()
@@ -228,15 +309,17 @@ async def open_connection(
     *,
     tls: ssl.SSLContext | None,
     name: str,
+    max_message_bytes: int | None = None,
 ) -> MqttConnection:
     """Connect to the first of ``hosts`` that answers, and log in.
 
-    name: what the server's certificate has to say.  Raises ConnectError.
+    name: what the server's certificate has to say.  max_message_bytes: see ``MqttConnection``.
+    Raises ConnectError.
     """
     loop = asyncio.get_running_loop()
     reason = "the name leads nowhere"
     for host in hosts:
-        connection = MqttConnection(login, keep_alive_seconds)
+        connection = MqttConnection(login, keep_alive_seconds, max_message_bytes)
         try:
             await loop.create_connection(
                 lambda: connection,  # noqa: B023  called before the next one is made

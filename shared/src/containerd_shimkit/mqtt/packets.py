@@ -1,4 +1,4 @@
-"""The packets of MQTT 3.1.1 that somebody who only publishes sends and gets. No I/O.
+"""The packets of MQTT 3.1.1 that a client sends and gets. No I/O.
 
 A packet: one byte of type and flags, the length of the rest in 7 bits a byte, the lowest first,
 then the rest. Strings are UTF-8 after their length in two bytes; all numbers are big-endian.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 MAX_REST_BYTES: Final = 268_435_455  # four bytes of 7 bits: 2.2.3
 MAX_STRING_BYTES: Final = 65_535
@@ -41,6 +41,8 @@ class PacketType(IntEnum):
     PUBREC = 5
     PUBREL = 6
     PUBCOMP = 7
+    SUBSCRIBE = 8
+    SUBACK = 9
     PINGREQ = 12
     PINGRESP = 13
     DISCONNECT = 14
@@ -97,6 +99,17 @@ def publish_head(topic: bytes, payload_bytes: int, qos: Qos, packet_id: int) -> 
     return bytes([PacketType.PUBLISH << 4 | qos << 1]) + _length(len(head) + payload_bytes) + head
 
 
+def puback(packet_id: int) -> bytes:
+    """Return a PUBACK: 3.4."""
+    return _packet(PacketType.PUBACK, 0, struct.pack(">H", packet_id))
+
+
+def subscribe(topic_filter: str, qos: Qos, packet_id: int) -> bytes:
+    """Return a SUBSCRIBE of one topic filter: 3.8."""
+    rest = struct.pack(">H", packet_id) + _string(topic_filter) + bytes([qos])
+    return _packet(PacketType.SUBSCRIBE, 2, rest)
+
+
 def pubrel(packet_id: int) -> bytes:
     """Return a PUBREL: 3.6."""
     return _packet(PacketType.PUBREL, 2, struct.pack(">H", packet_id))
@@ -131,33 +144,71 @@ _REST_BYTES: Final = {
     PacketType.PUBACK: 2,
     PacketType.PUBREC: 2,
     PacketType.PUBCOMP: 2,
+    PacketType.SUBACK: 3,  # of a SUBSCRIBE with one filter
     PacketType.PINGRESP: 0,
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a server sends a subscriber."""
+
+    topic: str
+    payload: bytes
+    packet_id: int
+    """0 of those that want no answer."""
+
+
+Packet: TypeAlias = tuple[PacketType, int] | Message
+
+
 class PacketReader:
-    """Finds packets in what arrives. All of them are short: nothing else is sent to us."""
+    """Finds packets in what arrives. All but messages are short."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_message_bytes: int | None = None) -> None:
+        """max_message_bytes: with the topic. None: there is nothing to be sent to us."""
         self._buffer = bytearray()
+        self._max_message_bytes = max_message_bytes
 
-    def feed(self, data: bytes) -> list[tuple[PacketType, int]]:
-        """Return each packet that is complete, with the number it holds or 0.
+    def feed(self, data: bytes) -> list[Packet]:
+        """Return each packet that is complete; of what is no message its type, and a number or 0.
 
-        It is the return code of a CONNACK, the packet identifier of an answer to PUBLISH.
-        Raises MqttProtocolError.
+        It is the return code of a CONNACK, the packet identifier of an answer to PUBLISH; of a
+        SUBACK the packet identifier, times 256, and the return code.  Raises MqttProtocolError.
         """
         self._buffer += data
-        found = []
+        found: list[Packet] = []
         while len(self._buffer) >= 2:
-            kind, size = self._head()
-            if len(self._buffer) < 2 + size:
+            is_message = self._is_message()
+            head = self._message_head() if is_message else (2, self._short_size())
+            if head is None or len(self._buffer) < sum(head):
                 break
-            found.append((kind, int.from_bytes(self._buffer[2 : 2 + size])))
-            del self._buffer[: 2 + size]
+            start, size = head
+            rest = bytes(self._buffer[start : start + size])
+            if is_message:
+                found.append(_message(self._buffer[0], rest))
+            else:
+                found.append((PacketType(self._buffer[0] >> 4), int.from_bytes(rest)))
+            del self._buffer[: start + size]
         return found
 
-    def _head(self) -> tuple[PacketType, int]:
+    def _is_message(self) -> bool:
+        return self._max_message_bytes is not None and self._buffer[0] >> 4 == PacketType.PUBLISH
+
+    def _message_head(self) -> tuple[int, int] | None:
+        """Return where the rest begins and its length, None if that has not come: 2.2.3."""
+        size = 0
+        for position, digit in enumerate(self._buffer[1:5]):
+            size |= (digit & 0x7F) << 7 * position
+            if size > (self._max_message_bytes or 0):
+                raise MqttProtocolError(f"a message is larger than {self._max_message_bytes} bytes")
+            if not digit & 0x80:
+                return position + 2, size
+        if len(self._buffer) >= 5:
+            raise MqttProtocolError("PUBLISH with a length that is none")
+        return None
+
+    def _short_size(self) -> int:
         first, size = self._buffer[:2]
         try:
             kind = PacketType(first >> 4)
@@ -166,4 +217,19 @@ class PacketReader:
             raise MqttProtocolError(f"packet type {first >> 4} is not for a client") from None
         if first & 0x0F or size != expected:
             raise MqttProtocolError(f"{kind.name} with flags {first & 0x0F} and {size} bytes")
-        return kind, size
+        return size
+
+
+def _message(first: int, rest: bytes) -> Message:
+    """Return a PUBLISH with at most QoS 1, which is all that is subscribed to: 3.3."""
+    qos = first >> 1 & 3
+    if qos > Qos.AT_LEAST_ONCE:
+        raise MqttProtocolError(f"PUBLISH with flags {first & 0x0F}")
+    topic_end = 2 + int.from_bytes(rest[:2])
+    start = topic_end + (2 if qos else 0)
+    if start > len(rest) or len(rest) < 2:
+        raise MqttProtocolError(f"PUBLISH with {len(rest)} bytes")
+    packet_id = int.from_bytes(rest[topic_end:start])
+    if qos and not packet_id:
+        raise MqttProtocolError("PUBLISH without its packet identifier")
+    return Message(rest[2:topic_end].decode(errors="replace"), rest[start:], packet_id)

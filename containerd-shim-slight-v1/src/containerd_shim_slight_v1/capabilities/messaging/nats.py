@@ -1,0 +1,227 @@
+"""``messaging.nats``: a NATS server, by default ``connect.ngs.global`` as upstream.
+
+``NATS_CREDS`` is the content of a ``.creds`` file; ``NATS_URL`` is the address of another server,
+which may hold a name and password, or want neither. ``tls://`` asks for TLS, and so may the server.
+
+One connection for the app, which connects again by itself. Whoever receives waits half a second.
+Messages come from when a subscription is made; NATS itself keeps none.
+
+Source: SpiderLightning 0.5 crates/messaging/src/implementors/natsio.rs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from base64 import b32decode, b64encode
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from nacl.signing import SigningKey
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from containerd_shim_slight_v1.capabilities.context import BackendContext
+from containerd_shim_slight_v1.capabilities.messaging.base import (
+    CONNECT_SECONDS,
+    SHORT_WAIT_SECONDS,
+    ConnectionLostError,
+    InsufficientPermissionsError,
+    MessagingBackend,
+    MessagingError,
+    PayloadTooLargeError,
+    ServiceUnavailableError,
+    TopicNotFoundError,
+    check_size,
+)
+from containerd_shim_slight_v1.capabilities.messaging.subscriptions import Subscriptions
+from containerd_shimkit.tls import TlsConfigError
+
+_DEFAULT_SERVER: Final = "tls://connect.ngs.global"
+_JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.=-]+)", re.ASCII)
+_SEED: Final = re.compile(r"-BEGIN USER NKEY SEED-+\s+(SU[A-Z2-7]+)")
+_MAX_WAITING: Final = 1000
+_MAX_WAITING_BYTES: Final = 16 << 20
+_FLUSH_SECONDS: Final = 10
+_CLOSE_SECONDS: Final = 2.0
+
+
+class Backend(MessagingBackend):
+    """See the module."""
+
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
+        self._client: Client | None = None
+        self._refused = ""
+        self._connecting = asyncio.Lock()
+        self._subscriptions: Subscriptions[_Subscription] = Subscriptions()
+
+    async def publish(self, name: str, topic: str, message: bytes) -> None:
+        check_size(message)
+        client = await self._connected()
+        try:
+            await client.publish(_subject(topic), message)
+            await client.flush(_FLUSH_SECONDS)
+        except nats.errors.MaxPayloadError:
+            raise PayloadTooLargeError(len(message), client.max_payload) from None
+        except (nats.errors.Error, OSError, TimeoutError):
+            raise ConnectionLostError("the server is away: the message may be lost") from None
+
+    async def subscribe(self, name: str, topic: str) -> str:
+        client = await self._connected()
+
+        async def make() -> _Subscription:
+            made = await client.subscribe(
+                _subject(topic),
+                pending_msgs_limit=_MAX_WAITING,
+                pending_bytes_limit=_MAX_WAITING_BYTES,
+            )
+            subscription = _Subscription(made)
+            try:
+                await client.flush(_FLUSH_SECONDS)
+            except BaseException:
+                await subscription.close()
+                raise
+            return subscription
+
+        try:
+            return await self._subscriptions.add(make)
+        except (nats.errors.Error, OSError, TimeoutError):
+            raise ServiceUnavailableError("the server does not subscribe") from None
+
+    async def receive(self, name: str, token: str) -> bytes:
+        with self._subscriptions.used(token) as subscription:
+            return await subscription.receive()
+
+    async def unsubscribe(self, name: str, token: str) -> None:
+        await self._subscriptions.remove(token)
+
+    async def close(self) -> None:
+        await self._subscriptions.close()
+        if self._client is not None:
+            await _close(self._client)
+
+    async def _connected(self) -> Client:
+        async with self._connecting:
+            if self._client is not None and not self._client.is_closed:
+                if not self._client.is_connected:
+                    raise ServiceUnavailableError("the server is away")
+                return self._client
+            self._client = await self._connect()
+            return self._client
+
+    async def _connect(self) -> Client:
+        url = await self.context.optional_value("NATS_URL") or _DEFAULT_SERVER
+        credentials = await self.context.optional_value("NATS_CREDS")
+        try:
+            parts = urlsplit(url)
+            server = f"{parts.hostname}:{parts.port or 4222}"
+        except ValueError:
+            raise MessagingError("NATS_URL is no URL") from None
+        if parts.scheme not in ("nats", "tls") or not parts.hostname:
+            raise MessagingError("NATS_URL is no URL with nats:// or tls://")
+        options = {} if not credentials else _credentials(credentials)
+        tls = self._tls(parts.scheme == "tls")
+        client, failure = Client(), _Failure()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await client.connect(
+                    url,
+                    error_cb=failure.take,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    connect_timeout=_FLUSH_SECONDS,
+                    tls=tls,
+                    tls_hostname=parts.hostname if tls else None,
+                    **options,
+                )
+        except BaseException as exc:
+            await _close(client)
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            raise _error(server, failure.last or exc) from None
+        return client
+
+    def _tls(self, wanted: bool) -> ssl.SSLContext | None:
+        try:
+            return self.context.app.certificates.context() if wanted else None
+        except TlsConfigError as exc:
+            raise MessagingError(str(exc)) from None
+
+
+class _Failure:
+    """What the library tells on its way, and raises as something else."""
+
+    def __init__(self) -> None:
+        self.last: Exception | None = None
+
+    async def take(self, exc: Exception) -> None:
+        self.last = exc
+
+
+class _Subscription:
+    """See ``Subscription`` of ``subscriptions``."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    async def receive(self) -> bytes:
+        try:
+            message = await self._subscription.next_msg(SHORT_WAIT_SECONDS)
+        except TimeoutError:
+            return b""
+        except nats.errors.Error:
+            raise TopicNotFoundError("the subscription has ended") from None
+        return bytes(message.data)
+
+    async def close(self) -> None:
+        try:
+            await self._subscription.unsubscribe()
+        except (nats.errors.Error, OSError):
+            return
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await client.close()
+    except (nats.errors.Error, OSError, TimeoutError):
+        return
+
+
+def _credentials(text: str) -> dict[str, Any]:
+    """Return the options for the content of a ``.creds`` file. Raises MessagingError.
+
+    The library would import one more to read it, which needs PyNaCl as well.
+    """
+    token, seed = _JWT.search(text), _SEED.search(text)
+    try:
+        # Two bytes of what it is, 32 of the seed, two of a checksum.
+        data = b32decode(seed[1] + "=" * (-len(seed[1]) % 8)) if seed is not None else b""
+        key = SigningKey(data[2:-2])
+    except (ValueError, TypeError):
+        token = None
+    if token is None:
+        raise InsufficientPermissionsError("NATS_CREDS is not the content of a .creds file")
+    content = token[1].encode()
+
+    def sign(nonce: str) -> bytes:
+        return b64encode(key.sign(nonce.encode()).signature)
+
+    return {"user_jwt_cb": lambda: content, "signature_cb": sign}
+
+
+def _subject(topic: str) -> str:
+    if not topic or len(topic) > 1024 or any(c.isspace() or c == "\0" for c in topic):
+        raise TopicNotFoundError("a NATS subject is not empty, and holds no blank")
+    return topic
+
+
+def _error(server: str, exc: BaseException) -> MessagingError:
+    text = str(exc).lower()
+    if "authorization" in text or "authentication" in text or isinstance(exc, ValueError):
+        return InsufficientPermissionsError(f"{server}: the server refuses the credentials")
+    return ServiceUnavailableError(f"{server}: there is no connection")

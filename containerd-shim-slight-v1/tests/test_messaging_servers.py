@@ -1,0 +1,359 @@
+"""``messaging`` with MQTT and NATS servers, called by guests."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+from base64 import b32encode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from nacl.signing import SigningKey
+
+from containerd_shim_slight_v1.capabilities.messaging import subscriptions
+from containerd_shimkit.mqtt import connection
+from containerd_shimkit.testing.apps import free_address
+from containerd_shimkit.testing.http import fetch
+from containerd_shimkit.testing.servers.mosquitto import running_mosquitto
+from containerd_shimkit.testing.servers.nats import running_nats
+from containerd_shimkit.testing.servers.process import Server
+
+Image = Any  # of conftest.py
+HTTP = 'specversion = "0.2"\n[[capability]]\nresource = "http"\nname = "api"\n'
+
+
+class Guest:
+    """What the guest ``messaging`` answers."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def ask(self, method: str, *path: str, body: bytes = b"") -> tuple[int, bytes]:
+        target = "".join(f"/{quote(part, safe='')}" for part in path)
+        # What stands for * in a route ends before a slash.
+        target += "/" if len(path) > 2 else ""
+        answer = await fetch(self._port, target, method=method, body=body)
+        return answer.status, answer.body
+
+    async def publish(self, topic: str, message: bytes) -> None:
+        assert await self.ask("PUT", "topic", "box", topic, body=message) == (204, b"")
+
+    async def subscribe(self, topic: str) -> str:
+        status, token = await self.ask("POST", "topic", "box", topic)
+        assert status == 200, token
+        return token.decode()
+
+    async def receive(self, token: str) -> bytes:
+        status, message = await self.ask("GET", "subscription", "box", token)
+        assert status == 200, message
+        return message
+
+    async def receive_one(self, token: str) -> bytes:
+        """Return what is not empty."""
+        async with asyncio.timeout(20):
+            while not (message := await self.receive(token)):
+                pass
+        return message
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A backend and its server."""
+
+    name: str
+    run: Callable[..., AbstractContextManager[Server]]
+    configs: str
+
+    def slightfile(self, address: tuple[str, int]) -> str:
+        configs = self.configs.format(*address)
+        return (
+            f'{HTTP}[[capability]]\nresource = "messaging.{self.name}"\nname = "box"\n'
+            f"[capability.configs]\n{configs}\n"
+        )
+
+
+MQTT = Kind("mosquitto", running_mosquitto, 'MOSQUITTO_HOST = "{0}"\nMOSQUITTO_PORT = "{1}"')
+NATS = Kind("nats", running_nats, 'NATS_URL = "nats://{0}:{1}"')
+
+
+@pytest.fixture(scope="module", params=[MQTT, NATS], ids=lambda kind: kind.name)
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[Kind, Server]]:
+    with request.param.run() as server:
+        yield request.param, server
+
+
+@pytest.fixture
+def app(image: Image, served: tuple[Kind, Server]) -> Image:
+    """An app whose capability ``box`` is at the server."""
+    kind, server = served
+    image.slightfile(kind.slightfile((server.host, server.port)))
+    image.guest("messaging")
+    return image
+
+
+def test_each_subscription_gets_every_message_in_order(app: Image) -> None:
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        tokens = [await guest.subscribe("topic") for _ in range(2)]
+        assert tokens[0] != tokens[1]
+        other = await guest.subscribe("other")
+        for message in (b"\0one\xff", b"two\n", bytes(300_000)):
+            await guest.publish("topic", message)
+        await guest.publish("other", b"of the other")
+        for token in tokens:
+            for message in (b"\0one\xff", b"two\n", bytes(300_000)):
+                assert await guest.receive_one(token) == message
+        assert await guest.receive_one(other) == b"of the other"
+
+    app.run(main)
+
+
+def test_many_wait_at_once(app: Image) -> None:
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        tokens = [await guest.subscribe("topic") for _ in range(40)]
+        waiting = [asyncio.create_task(guest.receive_one(token)) for token in tokens]
+        await guest.publish("topic", b"message")
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*waiting) == [b"message"] * 40
+
+    app.run(main)
+
+
+def test_guests_of_the_older_generation(app: Image) -> None:
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        assert await guest.ask("PUT", "old", "box", "topic", body=b"one") == (200, b"one")
+        status, text = await guest.ask("GET", "queue", "box")
+        assert status == 418
+        assert text.startswith(b"0 ")
+        assert text.endswith(b" has topics, and no queues")
+
+    app.run(main)
+
+
+def test_unknown_subscription(app: Image) -> None:
+    async def main(port: int) -> None:
+        answer = await Guest(port).ask("GET", "subscription", "box", "0" * 32)
+        assert answer == (418, b"1 there is no such subscription")
+
+    app.run(main)
+
+
+def test_topic_that_cannot_be(app: Image) -> None:
+    async def main(port: int) -> None:
+        status, text = await Guest(port).ask("PUT", "topic", "box", "a /#")
+        assert (status, text[:2]) == (418, b"1 "), text
+
+    app.run(main)
+
+
+def test_too_large_a_message(app: Image) -> None:
+    async def main(port: int) -> None:
+        status, text = await Guest(port).ask("PUT", "topic", "box", "t", body=bytes(17 << 20))
+        assert (status, text[:2]) == (418, b"0 "), text
+
+    app.run(main)
+
+
+def test_too_many_subscriptions(app: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "MAX_SUBSCRIPTIONS", 2)
+
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        one, two = [await guest.subscribe("topic") for _ in range(2)]
+        await guest.publish("topic", b"1")
+        assert await guest.receive_one(one) == b"1"
+        three = await guest.subscribe("topic")
+        assert (await guest.ask("GET", "subscription", "box", two))[0] == 418
+        await guest.publish("topic", b"2")
+        for token in (one, three):
+            assert await guest.receive_one(token) == b"2"
+
+    app.run(main)
+
+
+@pytest.mark.parametrize("kind", [MQTT, NATS], ids=lambda kind: kind.name)
+def test_server_that_is_down(image: Image, kind: Kind) -> None:
+    host, port = free_address()
+    image.slightfile(kind.slightfile((host, port)))
+    image.guest("messaging")
+
+    async def main(own: int) -> None:
+        for method in ("PUT", "POST"):
+            status, text = await Guest(own).ask(method, "topic", "box", "topic", body=b"x")
+            assert status == 418
+            assert text.startswith(f"3 {host}:{port}: ".encode()), text
+
+    image.run(main)
+
+
+@pytest.mark.parametrize("kind", [MQTT, NATS], ids=lambda kind: kind.name)
+def test_server_that_starts_again(image: Image, kind: Kind) -> None:
+    image.guest("messaging")
+    with kind.run() as server:
+        image.slightfile(kind.slightfile((server.host, server.port)))
+
+        async def main(port: int) -> None:
+            guest = Guest(port)
+            token = await guest.subscribe("topic")
+            await guest.publish("topic", b"before")
+            assert await guest.receive_one(token) == b"before"
+            await asyncio.to_thread(server.stop)
+            status, text = await guest.ask("PUT", "topic", "box", "topic", body=b"x")
+            assert (status, text[:1] in (b"3", b"5")) == (418, True), text
+            await asyncio.to_thread(server.start)
+            async with asyncio.timeout(30):
+                while (await guest.ask("PUT", "topic", "box", "topic", body=b"x"))[0] != 204:
+                    pass
+                waiting = asyncio.create_task(guest.receive_one(token))
+                # Nobody knows when it is subscribed again.
+                while not waiting.done():
+                    await guest.publish("topic", b"after")
+                    await asyncio.wait((waiting,), timeout=0.05)
+                assert await waiting in (b"after", b"x")
+
+        image.run(main)
+
+
+def test_nats_server_that_refuses(image: Image) -> None:
+    image.guest("messaging")
+    with running_nats('authorization { user: ann, password: "right" }') as server:
+        text = NATS.slightfile((server.host, server.port))
+        image.slightfile(text.replace("nats://", "nats://ann:wrong@"))
+
+        async def refused(port: int) -> None:
+            status, text = await Guest(port).ask("POST", "topic", "box", "topic")
+            reason = f"2 {server.address}: the server refuses the credentials"
+            assert (status, text) == (418, reason.encode())
+
+        image.run(refused)
+
+
+class Signer:
+    """A key of NATS: an operator's, account's or user's."""
+
+    def __init__(self, kind: int) -> None:
+        self._key, self._kind = SigningKey.generate(), kind
+        self.public = _base32(bytes([kind << 3]), bytes(self._key.verify_key))
+
+    @property
+    def seed(self) -> str:
+        prefix = self._kind << 3
+        first = 18 << 3 | prefix >> 5, (prefix & 31) << 3
+        return _base32(bytes(first), bytes(self._key))
+
+    def token(self, subject: str, kind: str) -> str:
+        claims = {
+            **{"jti": "x", "iat": 1, "iss": self.public, "name": kind, "sub": subject},
+            "nats": {"type": kind, "version": 2, **LIMITS.get(kind, {})},
+        }
+        head = {"typ": "JWT", "alg": "ed25519-nkey"}
+        parts = ".".join(_base64(json.dumps(part).encode()) for part in (head, claims))
+        return f"{parts}.{_base64(self._key.sign(parts.encode()).signature)}"
+
+
+LIMITS: dict[str, Any] = {
+    "account": {
+        "limits": {
+            **{"subs": -1, "data": -1, "payload": -1, "conn": -1, "leaf": -1},
+            **{"imports": -1, "exports": -1, "wildcards": True},
+        }
+    },
+    "user": {"subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}},
+}
+
+
+def _base32(head: bytes, key: bytes) -> str:
+    checksum = binascii.crc_hqx(head + key, 0).to_bytes(2, "little")
+    return b32encode(head + key + checksum).decode().rstrip("=")
+
+
+def _base64(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def test_nats_credentials(image: Image) -> None:
+    image.guest("messaging")
+    operator, account, user = Signer(14), Signer(0), Signer(20)
+    lines = (
+        f"operator: {operator.token(operator.public, 'operator')}",
+        "resolver: MEMORY",
+        f"resolver_preload: {{ {account.public}: {operator.token(account.public, 'account')} }}",
+    )
+
+    def credentials(seed: str) -> str:
+        token = account.token(user.public, "user")
+        return (
+            f"-----BEGIN NATS USER JWT-----\\n{token}\\n------END NATS USER JWT------\\n"
+            f"-----BEGIN USER NKEY SEED-----\\n{seed}\\n------END USER NKEY SEED------\\n"
+        )
+
+    with running_nats(*lines) as server:
+        text = NATS.slightfile((server.host, server.port))
+
+        async def good(port: int) -> None:
+            guest = Guest(port)
+            token = await guest.subscribe("topic")
+            await guest.publish("topic", b"message")
+            assert await guest.receive_one(token) == b"message"
+
+        image.slightfile(f'{text}NATS_CREDS = "{credentials(user.seed)}"\n')
+        image.run(good)
+        image.sockets.clear()
+
+        async def bad(port: int) -> None:
+            status, answer = await Guest(port).ask("POST", "topic", "box", "topic")
+            reason = f"2 {server.address}: the server refuses the credentials"
+            assert (status, answer) == (418, reason.encode())
+
+        image.slightfile(f'{text}NATS_CREDS = "{credentials(Signer(20).seed)}"\n')
+        image.run(bad)
+
+
+def test_nats_credentials_that_are_none(image: Image) -> None:
+    image.guest("messaging")
+    text = NATS.slightfile(("127.0.0.1", 4222))
+    image.slightfile(f'{text}NATS_CREDS = "secret"\n')
+
+    async def main(port: int) -> None:
+        answer = await Guest(port).ask("POST", "topic", "box", "topic")
+        assert answer == (418, b"2 NATS_CREDS is not the content of a .creds file")
+
+    image.run(main)
+
+
+def test_mqtt_server_that_refuses(image: Image) -> None:
+    image.guest("messaging")
+    with running_mosquitto(users={"ann": "right"}) as server:
+        image.slightfile(MQTT.slightfile((server.host, server.port)))
+
+        async def main(port: int) -> None:
+            status, text = await Guest(port).ask("POST", "topic", "box", "topic")
+            assert (status, text.split(b": ")[1]) == (418, b"refused"), text
+
+        image.run(main)
+
+
+def test_messages_that_nobody_takes_wait_at_the_mqtt_server(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_WAITING", 2)
+    image.guest("messaging")
+    with running_mosquitto() as server:
+        image.slightfile(MQTT.slightfile((server.host, server.port)))
+
+        async def main(port: int) -> None:
+            guest = Guest(port)
+            token = await guest.subscribe("a/#")
+            for number in range(100):
+                await guest.publish(f"a/{number}", str(number).encode())
+            found = [await guest.receive_one(token) for _ in range(100)]
+            assert found == [str(number).encode() for number in range(100)]
+
+        image.run(main)
