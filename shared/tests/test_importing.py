@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,27 @@ def test_nothing_is_found_in_files(tmp_path: Path, when: str, output: str) -> No
         timeout=60,
     )
     assert done.stdout == output
+
+
+def test_a_traceback_reads_no_files(tmp_path: Path) -> None:
+    """There is a FIFO where a module's source would be; whoever opened it would wait."""
+    os.mkfifo(tmp_path / "module.py")
+    code = """
+import os, sys, traceback
+from containerd_shimkit.importing import end_imports
+end_imports()
+os.chdir(sys.argv[1])
+try:
+    exec(compile("1 / 0", "module.py", "exec"))
+except ZeroDivisionError:
+    print(traceback.format_exc())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert 'File "module.py", line 1' in done.stdout
+    assert "ZeroDivisionError" in done.stdout

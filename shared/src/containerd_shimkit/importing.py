@@ -6,8 +6,10 @@ interpreter looks for modules by itself: a codec by its name, say, when a host n
 
 from __future__ import annotations
 
+import linecache
 import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter
+from typing import Any
 
 
 def end_imports() -> None:
@@ -15,3 +17,9 @@ def end_imports() -> None:
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter]
     sys.path.clear()
     sys.path_importer_cache.clear()
+    # A traceback in the log would show lines of the image's files, and wait for a FIFO.
+    linecache.updatecache = _no_lines
+
+
+def _no_lines(filename: str, module_globals: dict[str, Any] | None = None) -> list[str]:
+    return []
