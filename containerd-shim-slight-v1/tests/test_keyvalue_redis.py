@@ -76,7 +76,7 @@ def test_guest_sets_reads_lists_and_removes(image: Image, redis: Server, key: st
 
     async def main(port: int) -> None:
         name = quote(key, safe="")
-        store = f"/kv/[s*]{name}"
+        store = "/kv/[s*]"
         path = f"{store}/{name}/"
         for value in (b"one", b"", b"\0\xff" * 50_000):
             assert (await fetch(port, path, method="PUT", body=value)).status == 204
