@@ -130,9 +130,20 @@ $(CONTAINERD_2)/.stamp: $(wildcard shared/tools/containerd/*) | $(VENV)/.stamp
 	PIP="$(CURDIR)/$(BIN)/python -m pip" shared/tools/containerd/build.sh $(CONTAINERD_2)
 	@touch $@
 
+# Azure's emulator of its blob storage.
+AZURITE := .cache/azurite
+.PHONY: azurite
+azurite: $(AZURITE)/.stamp  ## install Azurite for the tests of Azure's blobs
+
+$(AZURITE)/.stamp: $(wildcard shared/tools/azurite/*) | packages-test
+	install -D -m 644 -t $(AZURITE) $(wildcard shared/tools/azurite/*.json)
+	npm ci --prefix $(AZURITE) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 .PHONY: test
 test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
 	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
+	@$(MAKE) azurite || echo "Azurite is not there: the tests that need it are skipped" >&2
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: test-unit

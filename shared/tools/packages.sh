@@ -67,6 +67,8 @@ missing_of() {
             have nats-server || echo nats-server
             have etcd || echo etcd-server
             have openssl || echo openssl
+            have node || echo nodejs
+            have npm || echo npm
             ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)

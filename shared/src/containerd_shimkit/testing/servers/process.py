@@ -34,18 +34,21 @@ class Server:
         address: tuple[str, int],
         stop_signal: signal.Signals = signal.SIGTERM,
         ready: Callable[[Server], bool] = lambda _: True,
+        as_nobody: bool = True,
     ) -> None:
         """command: what runs the server in the foreground; its first word is a path.
 
         address: of the loopback; see ``free_address``.
         stop_signal: what it ends at once on, whoever is connected.
         ready: whether it serves; asked once its port is open.
+        as_nobody: a program of this checkout may lie where only its owner reads.
         """
         self.directory = directory
         self.host, self.port = address
         self._command = command
         self._stop_signal = stop_signal
         self._ready = ready
+        self._user = server_user() if as_nobody else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,7 +91,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=server_user(),
+                user=self._user,
                 start_new_session=True,
             )
 
@@ -162,14 +165,17 @@ def running_server(
     address: tuple[str, int] | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
     ready: Callable[[Server], bool] = lambda _: True,
+    as_nobody: bool = True,
 ) -> Iterator[Server]:
     """A server that accepts connections.
 
     command: returns the command line.  prepare: makes its files before the first start.
-    address: None is any free one.  stop_signal, ready: see ``Server``.
+    address: None is any free one.  The others: see ``Server``.
     """
     with server_directory() as directory:
-        server = Server(directory, command, address or free_address(), stop_signal, ready)
+        server = Server(
+            directory, command, address or free_address(), stop_signal, ready, as_nobody
+        )
         try:
             if prepare is not None:
                 prepare(server)
