@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
 from containerd_shim_slight_v1.slightfile.model import Capability, SlightFile
@@ -12,6 +13,10 @@ from containerd_shimkit.tls import TrustedCertificates
 
 if TYPE_CHECKING:
     from containerd_shim_slight_v1.capabilities.configs.base import ConfigsBackend
+
+_URL: Final = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?"
+)
 
 
 class ConfigValueError(CapabilityError):
@@ -71,3 +76,41 @@ class BackendContext:
             raise ConfigValueError(f"{what}: {exc}") from exc
         except UnicodeDecodeError:
             raise ConfigValueError(f"{what}: its value is not UTF-8") from None
+
+    async def first_value(self, *keys: str) -> str:
+        """Return the value of the first of these configs that has one. Raises ConfigValueError."""
+        fault = None
+        for key in keys:
+            try:
+                value = await self.optional_value(key)
+            except ConfigValueError as exc:
+                fault = fault or exc
+            else:
+                if value is not None:
+                    return value
+        names = " or ".join(keys)
+        raise fault or ConfigValueError(f"{self.capability.resource.name}: no config named {names}")
+
+    async def extra_value(self, key: str) -> str | None:
+        """Return a config that upstream does not have: the slightfile's, or the environment's.
+
+        Raises ConfigValueError.
+        """
+        configs = self.capability.configs or {}
+        if key in configs:
+            return await self.value(key)
+        return self.app.environment.get(key) or None
+
+    async def endpoint(self, key: str) -> str | None:
+        """Return the URL that an extra config has, without a slash at the end.
+
+        Raises ConfigValueError.
+        """
+        text = await self.extra_value(key)
+        if text is None:
+            return None
+        if not _URL.fullmatch(text):
+            raise ConfigValueError(
+                f"config {key!r} is not of the form http[s]://host[:port][/path]"
+            )
+        return text.rstrip("/")
