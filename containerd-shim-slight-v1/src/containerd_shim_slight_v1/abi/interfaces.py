@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from containerd_shim_slight_v1.abi import (
+    blobstore,
     configs,
     distributed_locking,
     http_server,
@@ -13,7 +14,7 @@ from containerd_shim_slight_v1.abi import (
 )
 from containerd_shim_slight_v1.abi.imports import Interface, handle_functions
 
-_KINDS: Final = (configs, distributed_locking, http_server, keyvalue, messaging)
+_KINDS: Final = (blobstore, configs, distributed_locking, http_server, keyvalue, messaging)
 
 INTERFACES: Final[dict[str, Interface]] = {
     interface.module: interface for kind in _KINDS for interface in kind.INTERFACES

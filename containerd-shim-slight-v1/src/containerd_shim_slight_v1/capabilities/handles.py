@@ -48,6 +48,10 @@ class HandleTable:
             raise BadHandleError(f"the guest passes {handle}, which is no {kind.__name__}")
         return value
 
+    def each(self, kind: type[T]) -> list[T]:
+        """Return all open things of a kind, without repetitions."""
+        return [v for v in {id(v): v for v in self._open.values()}.values() if isinstance(v, kind)]
+
     def clone(self, handle: int) -> int:
         """Return another handle of the same. Raises BadHandleError, TooManyHandlesError."""
         return self.add(self.get(handle, object))
