@@ -11,10 +11,14 @@ from containerd_shim_slight_v1.abi import (
     http_server,
     keyvalue,
     messaging,
+    sql,
 )
 from containerd_shim_slight_v1.abi.imports import Interface, handle_functions
 
-_KINDS: Final = (blobstore, configs, distributed_locking, http_server, keyvalue, messaging)
+_KINDS: Final = (
+    *(blobstore, configs, distributed_locking, http_server),
+    *(keyvalue, messaging, sql),
+)
 
 INTERFACES: Final[dict[str, Interface]] = {
     interface.module: interface for kind in _KINDS for interface in kind.INTERFACES

@@ -1,0 +1,215 @@
+"""``sql`` and PostgreSQL, called by guests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from containerd_shim_slight_v1.capabilities.sql import postgres
+from containerd_shim_slight_v1.capabilities.sql.placeholders import numbered
+from containerd_shimkit.testing.apps import free_address
+from containerd_shimkit.testing.http import fetch
+from containerd_shimkit.testing.servers.postgres import postgres_url, running_postgres
+from containerd_shimkit.testing.servers.process import Server
+
+Image = Any  # of conftest.py
+
+
+def slightfile(url: str) -> str:
+    return (
+        'specversion = "0.2"\n[[capability]]\nresource = "http"\nname = "api"\n'
+        '[[capability]]\nresource = "sql.postgres"\nname = "db"\n'
+        f'[capability.configs]\nPOSTGRES_CONNECTION_URL = "{url}"\n'
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def app(image: Image, server: Server) -> Image:
+    image.guest("sql")
+    image.slightfile(slightfile(postgres_url(server)))
+    return image
+
+
+async def ask(port: int, call: str, statement: str, *parameters: str) -> tuple[int, str]:
+    headers = [("x-p", parameter) for parameter in parameters]
+    answer = await fetch(port, f"/{call}", method="PUT", body=statement.encode(), headers=headers)
+    return answer.status, answer.text
+
+
+async def query(port: int, statement: str, *parameters: str) -> list[str]:
+    status, text = await ask(port, "query", statement, *parameters)
+    assert status == 200, text
+    return text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("7::smallint", "int32 7"),
+        ("(-2147483648)::int", "int32 -2147483648"),
+        ("9223372036854775807::bigint", "int64 9223372036854775807"),
+        ("1.5::real", "float 1.5"),
+        ("1e300::float8", "double 1e+300"),
+        ("'nan'::float8", "double nan"),
+        ("true", "boolean 1"),
+        ("false", "boolean 0"),
+        ("'größe'::text", "str größe"),
+        ("'a'::varchar(3)", "str a"),
+        ("date '2024-02-29'", "date 2024-02-29"),
+        ("time '23:59:01.5'", "time 23:59:01.5"),
+        ("timestamp '20000-01-01 00:00:00'", "timestamp 20000-01-01 00:00:00"),
+        ("'\\x414243'::bytea", "binary ABC"),
+        ("12345678901234567890.5::numeric", "str 12345678901234567890.5"),
+        ("'{\"a\": 1}'::jsonb", 'str {"a": 1}'),
+        ("NULL::int", "null "),
+        ("array[1, 2]", "null "),
+    ],
+)
+def test_values(app: Image, expression: str, value: str) -> None:
+    async def main(port: int) -> None:
+        assert await query(port, f"SELECT {expression} AS v") == [f"v {value}"]
+
+    app.run(main)
+
+
+def test_statements_with_parameters(app: Image) -> None:
+    async def main(port: int) -> None:
+        table = "people"
+        create = f"CREATE TABLE {table} (name text PRIMARY KEY, age int, born date, data bytea)"
+        assert await ask(port, "exec", create) == (204, "")
+        insert = f"INSERT INTO {table} VALUES ($1, $2, $3, $4)"
+        values = ("O'Neil \\?", "32", "1990-01-02", "\\x4142")
+        assert await ask(port, "exec", insert, *values) == (204, "")
+        insert = f"INSERT INTO {table} VALUES (?, ?) /* ? */ RETURNING name || '?' AS name"
+        assert await query(port, insert, "Ann", "44") == ["name str Ann?"]
+        select = f"SELECT name, age FROM {table} WHERE age > ? ORDER BY age"
+        assert await query(port, select, "31") == [
+            *("name str O'Neil \\?", "age int32 32", "name str Ann", "age int32 44")
+        ]
+        for given in ([], ["1", "2"]):
+            text = f"3 the statement has 1 parameters, and {len(given)} were given"
+            assert await ask(port, "query", select, *given) == (418, text)
+
+    app.run(main)
+
+
+@pytest.mark.parametrize(
+    ("statement", "answer"),
+    [
+        ("SELEC 1", "0 syntax error"),
+        ("SELECT * FROM nothing", '0 relation "nothing" does not exist (SQLSTATE 42P01)'),
+        ("INSERT INTO strict VALUES (1), (1)", "1 duplicate key"),
+        ("SET ROLE nobody; SELECT 1", "0 cannot insert multiple commands"),
+        ("SELECT 1/0", "3 division by zero (SQLSTATE 22012)"),
+        ("SELECT 'a'::int", "3 invalid input syntax"),
+    ],
+)
+def test_errors(app: Image, statement: str, answer: str) -> None:
+    async def main(port: int) -> None:
+        await ask(port, "exec", "CREATE TABLE IF NOT EXISTS strict (id int PRIMARY KEY)")
+        for call in ("query", "exec"):
+            status, text = await ask(port, call, statement)
+            assert status == 418
+            assert text.startswith(answer), text
+        assert await query(port, "SELECT 1 AS one") == ["one int32 1"]
+
+    app.run(main)
+
+
+def test_what_a_guest_sets_is_not_there_for_the_next(
+    app: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_MAX_CONNECTIONS", 1)
+
+    async def main(port: int) -> None:
+        for statement in ("BEGIN", "SET search_path = nowhere", "CREATE TEMP TABLE mine (id int)"):
+            assert await ask(port, "exec", statement) == (204, "")
+        assert (await ask(port, "query", "SELECT * FROM mine"))[0] == 418
+        assert await query(port, "SHOW search_path") == ['search_path str "$user", public']
+
+    app.run(main)
+
+
+def test_many_wait_at_once(app: Image) -> None:
+    async def main(port: int) -> None:
+        async with asyncio.timeout(20):
+            sleeps = (query(port, "SELECT pg_sleep(0.5)::text AS s") for _ in range(45))
+            assert await asyncio.gather(*sleeps) == [["s str "]] * 45
+
+    app.run(main)
+
+
+def test_connection_that_was_closed_while_idle(app: Image) -> None:
+    async def main(port: int) -> None:
+        await query(port, "SELECT 1 AS one")
+        end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        await ask(port, "exec", end)
+        assert await query(port, "SELECT 1 AS one") == ["one int32 1"]
+
+    app.run(main)
+
+
+def test_too_large_a_result(app: Image) -> None:
+    async def main(port: int) -> None:
+        answer = await ask(port, "query", "SELECT generate_series(1, 100001)")
+        assert answer == (418, "3 the result has more than 100000 values or 67108864 bytes")
+
+    app.run(main)
+
+
+def test_wrong_password_is_in_no_message(image: Image, server: Server) -> None:
+    image.guest("sql")
+    image.slightfile(slightfile(postgres_url(server, password="s3cret")))
+
+    async def main(port: int) -> None:
+        status, text = await ask(port, "query", "SELECT 1")
+        assert (status, text[:2], "s3cret" in text) == (418, "2 ", False)
+
+    image.run(main)
+
+
+def test_server_that_is_down(image: Image) -> None:
+    image.guest("sql")
+    image.slightfile(slightfile("postgres://a:s3cret@{}:{}/b".format(*free_address())))
+
+    async def main(port: int) -> None:
+        assert await ask(port, "query", "SELECT 1") == (418, "3 the server does not answer")
+
+    image.run(main)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://s3cret@h/", "postgres://h/", "postgres://a@h/?x=s3cret"]
+)
+def test_url_that_is_none(image: Image, url: str) -> None:
+    image.guest("sql")
+    image.slightfile(slightfile(url))
+
+    async def main(port: int) -> None:
+        status, text = await ask(port, "query", "SELECT 1")
+        assert text.startswith("3 POSTGRES_CONNECTION_URL ")
+        assert (status, "s3cret" in text) == (418, False)
+
+    image.run(main)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a = ? AND b = ?", "a = $1 AND b = $2"),
+        ("a = $1 AND b ? 'c'", "a = $1 AND b ? 'c'"),
+        ("'?' \"?\" $$?$$ $a$?$a$ -- ?\n/* ? */ ?", "'?' \"?\" $$?$$ $a$?$a$ -- ?\n/* ? */ $1"),
+        (r"'it''s ?' e'\'?' ?", r"'it''s ?' e'\'?' $1"),
+    ],
+)
+def test_placeholders(text: str, expected: str) -> None:
+    assert numbered(text) == expected
