@@ -121,6 +121,15 @@ def test_bad_slightfile_is_the_reason(node: Node) -> None:
     assert refusal.exit_code == 78
 
 
+def test_backend_that_is_not_there_is_the_reason(node: Node) -> None:
+    """Looked for among the node's modules, from inside the container."""
+    image = node.image(files("probe", SLIGHTFILE.replace("filesystem", "dapr")))
+    refusal = node.run_refused(image)
+    reason = "/slightfile.toml:5:1: capability[1]: keyvalue.dapr is not served by this shim"
+    assert reason in refusal.error
+    assert refusal.exit_code == 78
+
+
 # Programs
 
 
