@@ -22,7 +22,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import aiomysql
 from pymysql import err
 from pymysql.charset import charset_by_name
 from pymysql.connections import MAX_PACKET_LEN
@@ -37,7 +36,11 @@ from pymysql.protocol import (
 from containerd_shim_spin_v1.host.database import Kind, Value
 from containerd_shim_spin_v1.host.database_connections import ConnectionLostError
 from containerd_shim_spin_v1.host.mysql_address import MysqlAddress
+from containerd_shim_spin_v1.host.named_user import named_user
 from containerd_shim_spin_v1.host.networks import Networks
+
+with named_user():
+    import aiomysql
 
 _STMT_PREPARE: Final = 0x16
 _STMT_EXECUTE: Final = 0x17
