@@ -8,7 +8,7 @@ import sys
 CODE = """
 import os, pwd
 def unknown(uid):
-    raise KeyError(uid)
+    raise OSError(uid)  # as getpass does since Python 3.13
 pwd.getpwuid = unknown
 import containerd_shim_spin_v1.engine
 print("LOGNAME" in os.environ)
