@@ -93,7 +93,7 @@ def test_guest_sees_what_it_has_not_closed(app: Image) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "größe", "a b", "100%", "?a=b&c#d", "+", "~*'()", "<&>", "a//b"]
+    "name", ["a/b", "größe", "a b", "100%", "?a=b&c#d", "+", "~*'()", "<&>", "a//b", "a+b c"]
 )
 def test_name_of_an_object(app: Image, name: str) -> None:
     async def main(port: int) -> None:

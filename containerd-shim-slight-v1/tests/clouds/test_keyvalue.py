@@ -93,6 +93,16 @@ def test_key_that_cannot_be(cloud: Cloud, key: str) -> None:
     cloud.call(main)
 
 
+@pytest.mark.parametrize("store", ["", "..", "a", "a/b", "Größe", "a" * 64, "a?b=c"])
+def test_store_that_no_container_can_be(azure: Cloud, store: str) -> None:
+    async def main(backend: KeyValueBackend) -> None:
+        with pytest.raises(CapabilityError, match="cannot be the name of") as caught:
+            await backend.open(store)
+        assert caught.value.case == "unexpected-error"
+
+    azure.call(main)
+
+
 @pytest.mark.parametrize("key", ["..", "a/../b", "."])
 def test_step_of_dots_is_nobody_elses_blob(azure: Cloud, key: str) -> None:
     async def main(backend: KeyValueBackend) -> None:

@@ -59,18 +59,22 @@ class AwsService:
         access = await self._open()
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(body).hexdigest()
-        sent = {**(headers or {}), "x-amz-date": now, "x-amz-content-sha256": digest}
+        base = urlsplit(access.endpoint)
+        sent = {
+            **(headers or {}),
+            "host": base.netloc,  # said here, so that it is as it is signed
+            "x-amz-date": now,
+            "x-amz-content-sha256": digest,
+        }
         if access.token is not None:
             sent["x-amz-security-token"] = access.token
         encoded = sorted((quote(k, safe=""), quote(v, safe="")) for k, v in (query or {}).items())
         text = "&".join(f"{name}={value}" for name, value in encoded)
-        base = urlsplit(access.endpoint)
-        signed = {**sent, "host": base.netloc}
-        names = ";".join(sorted(signed))
+        names = ";".join(sorted(sent))
         request = "\n".join(
             (
                 *(method, base.path + path, text),
-                *(f"{name}:{signed[name].strip()}" for name in sorted(signed)),
+                *(f"{name}:{sent[name].strip()}" for name in sorted(sent)),
                 *("", names, digest),
             )
         )

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext, ConfigValueError
@@ -84,7 +84,7 @@ class AzureStorage:
         Raises AzureError, BadNameError, ConfigValueError, RestError.
         """
         account = await self._open()
-        path = f"/{_check_container(container)}"
+        path = f"/{check_container(container)}"
         if blob:
             path += f"/{quote(_check_blob(blob), safe='')}"
         query = query or {}
@@ -117,7 +117,7 @@ class AzureStorage:
                 raise AzureError(
                     f"{await self._where()}: unknown answer", "", answer.status
                 ) from None
-            names += [name.text or "" for name in document.iterfind("Blobs/Blob/Name")]
+            names += map(_name, document.iterfind("Blobs/Blob/Name"))
             marker = document.findtext("NextMarker")
             if not marker or len(names) > most:
                 return names
@@ -146,7 +146,14 @@ class AzureStorage:
         return self._account
 
 
-def _check_container(name: str) -> str:
+def _name(element: ElementTree.Element) -> str:
+    # What XML cannot have is encoded.
+    text = element.text or ""
+    return unquote(text) if element.get("Encoded") == "true" else text
+
+
+def check_container(name: str) -> str:
+    """Return the name. Raises BadNameError."""
     if not _CONTAINER.fullmatch(name) or len(name) > 63:
         raise BadNameError(f"{name[:_MAX_SHOWN]!r} cannot be the name of an Azure container")
     return name

@@ -63,7 +63,9 @@ class RestClient:
         try:
             try:
                 return await self._ask(method, url, headers, body)
-            except aiohttp.ServerDisconnectedError:
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+                if isinstance(exc, aiohttp.ClientConnectorError):
+                    raise
                 return await self._ask(method, url, headers, body)
         except TlsConfigError as exc:
             raise RestConnectionError(f"{where}: {exc}") from None

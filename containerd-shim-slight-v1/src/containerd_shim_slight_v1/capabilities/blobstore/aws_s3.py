@@ -16,7 +16,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -68,10 +68,12 @@ class Backend(BlobBackend):
 
     async def list_objects(self, container: str) -> list[str]:
         names: list[str] = []
-        query = {"list-type": "2"}
+        query = {"list-type": "2", "encoding-type": "url"}  # names may have what XML has not
         while True:
             document = _parsed(await self._s3.ask("GET", container, query=query))
-            names += [key.text or "" for key in document.iterfind("Contents/Key")]
+            plain = document.findtext("EncodingType") != "url"
+            keys = [key.text or "" for key in document.iterfind("Contents/Key")]
+            names += keys if plain else map(unquote_plus, keys)
             if len(names) > MAX_OBJECTS:
                 raise BlobError(f"container {container!r} has more than {MAX_OBJECTS} objects")
             token = document.findtext("NextContinuationToken")

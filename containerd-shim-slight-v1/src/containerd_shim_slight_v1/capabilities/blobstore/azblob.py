@@ -15,7 +15,11 @@ from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from containerd_shim_slight_v1.capabilities.azure_storage import AzureError, AzureStorage
+from containerd_shim_slight_v1.capabilities.azure_storage import (
+    AzureError,
+    AzureStorage,
+    BadNameError,
+)
 from containerd_shim_slight_v1.capabilities.blobstore.base import (
     MAX_OBJECTS,
     BlobBackend,
@@ -161,5 +165,5 @@ def _errors(container: str, name: str = "") -> Iterator[None]:
         if exc.code == "ConditionNotMet":
             raise BlobError(f"object {name!r} has changed since it was opened") from None
         raise BlobError(str(exc)) from None
-    except RestError as exc:
+    except (BadNameError, RestError) as exc:
         raise BlobError(str(exc)) from None

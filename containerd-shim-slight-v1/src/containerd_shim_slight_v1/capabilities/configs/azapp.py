@@ -138,6 +138,7 @@ def _signed(store: _Store, method: str, path: str, body: bytes) -> dict[str, str
     to_sign = f"{method}\n{path}\n{date};{host};{digest}"
     signature = base64.b64encode(hmac.digest(store.secret, to_sign.encode(), hashlib.sha256))
     return {
+        "host": host,
         "x-ms-date": date,
         "x-ms-content-sha256": digest,
         "authorization": f"HMAC-SHA256 Credential={store.key_id}"

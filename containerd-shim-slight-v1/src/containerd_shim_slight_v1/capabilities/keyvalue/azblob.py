@@ -14,6 +14,7 @@ from containerd_shim_slight_v1.capabilities.azure_storage import (
     AzureError,
     AzureStorage,
     BadNameError,
+    check_container,
 )
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
@@ -44,7 +45,11 @@ class Backend(KeyValueBackend):
         self._storage = AzureStorage(context)
 
     async def open(self, store: str) -> None:
-        """Ask nobody: the first call that needs the container finds out."""
+        """Check the name only: the first call that needs the container finds out about it."""
+        try:
+            check_container(store)
+        except BadNameError as exc:
+            raise KeyValueError(str(exc)) from None
 
     async def get(self, store: str, key: str) -> bytes:
         with _errors(store, key):
