@@ -6,6 +6,7 @@ something that does no harm the second time.
 
 from __future__ import annotations
 
+import encodings.idna  # a codec of hosts, found by name, which is too late in a container  # noqa: F401
 import io
 import ssl
 from collections.abc import Callable, Mapping
