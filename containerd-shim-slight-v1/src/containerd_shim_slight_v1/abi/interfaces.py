@@ -8,6 +8,7 @@ from containerd_shim_slight_v1.abi import (
     blobstore,
     configs,
     distributed_locking,
+    http_client,
     http_server,
     keyvalue,
     messaging,
@@ -16,7 +17,7 @@ from containerd_shim_slight_v1.abi import (
 from containerd_shim_slight_v1.abi.imports import Interface, handle_functions
 
 _KINDS: Final = (
-    *(blobstore, configs, distributed_locking, http_server),
+    *(blobstore, configs, distributed_locking, http_client, http_server),
     *(keyvalue, messaging, sql),
 )
 

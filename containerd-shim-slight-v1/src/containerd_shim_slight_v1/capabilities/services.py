@@ -8,6 +8,7 @@ from containerd_shim_slight_v1.capabilities.backends import BackendClasses
 from containerd_shim_slight_v1.capabilities.configs.base import ConfigsBackend
 from containerd_shim_slight_v1.capabilities.context import AppContext, BackendContext
 from containerd_shim_slight_v1.capabilities.errors import NoCapabilityError
+from containerd_shim_slight_v1.capabilities.http_client.client import HttpClient
 from containerd_shim_slight_v1.slightfile.resources import CONFIGS
 
 
@@ -30,6 +31,8 @@ class Services:
             for capability in app.slightfile.capabilities
         ]
 
+        self.http_client = HttpClient(app)
+
     def backend(self, family: str, name: str) -> Any:
         """Return what a guest opens by ``name``. Raises NoCapabilityError."""
         found = self._app.slightfile.find(family, name)
@@ -40,5 +43,6 @@ class Services:
     async def close(self) -> None:
         """End every connection."""
         everything = [*self._stores.values(), *(b for b in self._backends if b is not None)]
+        everything.append(self.http_client)
         for backend in {id(each): each for each in everything}.values():
             await backend.close()
