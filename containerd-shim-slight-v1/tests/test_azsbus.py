@@ -1,0 +1,181 @@
+"""``messaging.azsbus`` with a server that follows Service Bus's REST protocol."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import time
+from typing import Any
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
+
+import pytest
+
+from containerd_shimkit.testing.apps import free_address
+from containerd_shimkit.testing.http import fetch
+from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
+
+Image = Any  # of conftest.py
+
+POLICY, KEY = "policy", "the policy's k+y"
+
+
+def slightfile(endpoint: str, key: str = KEY, name: str = "box") -> str:
+    return (
+        'specversion = "0.2"\n[[capability]]\nresource = "http"\nname = "api"\n'
+        f'[[capability]]\nresource = "messaging.azsbus"\nname = "{name}"\n'
+        '[capability.configs]\nAZURE_SERVICE_BUS_NAMESPACE = "space"\n'
+        f'AZURE_POLICY_NAME = "{POLICY}"\nAZURE_POLICY_KEY = "{key}"\n'
+        f'AZURE_SERVICE_BUS_ENDPOINT = "{endpoint}"\n'
+    )
+
+
+class Bus:
+    """Topics with a subscription of the same name, and queues; checks signatures."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.messages: dict[str, list[bytes]] = {"topic": [], "box": []}
+        self.locked: dict[str, tuple[str, bytes]] = {}
+        self.lose_lock = False
+        """The next message that is read cannot be removed."""
+        self.status = 0
+        """What is answered in place of anything else."""
+
+    def answer(self, request: Received) -> bytes:
+        path = urlsplit(request.target).path
+        if self.status:
+            return response(self.status)
+        if not self.is_signed(request, path):
+            return response(401)
+        _, entity, *rest = path.split("/")
+        if entity not in self.messages or (rest[0] == "subscriptions" and rest[1] != entity):
+            return response(404)
+        if rest[-1] == "messages":
+            self.messages[entity].append(request.body)
+            return response(201)
+        if request.method == "DELETE":
+            return response(200 if self.locked.pop(path, None) else 404)
+        assert parse_qs(urlsplit(request.target).query) == {"timeout": ["5"]}
+        if not self.messages[entity]:
+            return response(204)
+        message = self.messages[entity].pop(0)
+        place = path.removesuffix("head") + "1/6e2b64c3-92b1-4d9c-9de3-d4b4a6c4c0ff"
+        self.locked[place] = entity, message
+        if self.lose_lock:
+            self.lose_lock = False
+            self.messages[entity].insert(0, self.locked.pop(place)[1])
+        return response(201, message, f"location: https://elsewhere{place}")
+
+    def is_signed(self, request: Received, path: str) -> bool:
+        kind, _, fields = request.all("authorization")[0].partition(" ")
+        given = dict(field.split("=", 1) for field in fields.split("&"))
+        text = f"{quote_plus(self.url + path)}\n{given['se']}".encode()
+        digest = base64.b64encode(hmac.digest(KEY.encode(), text, "sha256"))
+        assert (kind, given["skn"]) == ("SharedAccessSignature", POLICY)
+        assert 0 < int(given["se"]) - time.time() <= 600
+        return given["sr"] == quote_plus(self.url + path) and given["sig"] == quote_plus(digest)
+
+
+async def ask(port: int, method: str, *path: str, body: bytes = b"") -> tuple[int, bytes]:
+    target = "".join(f"/{quote(part, safe='')}" for part in path)
+    target += "/" if len(path) > 2 else ""
+    answer = await fetch(port, target, method=method, body=body)
+    return answer.status, answer.body
+
+
+@pytest.fixture
+def address() -> tuple[str, int]:
+    return free_address()
+
+
+@pytest.fixture
+def app(image: Image, address: tuple[str, int]) -> Image:
+    image.guest("messaging")
+    image.slightfile(slightfile("http://{}:{}".format(*address)))
+    return image
+
+
+def run(app: Image, address: tuple[str, int], main: Any) -> None:
+    """Call ``main`` with the app's port and the bus."""
+
+    async def serve(port: int) -> None:
+        bus = Bus()
+        async with http_server(answering(bus.answer), address=address) as server:
+            bus.url = server.url
+            await main(port, bus)
+
+    app.run(serve)
+
+
+def test_messages(app: Image, address: tuple[str, int]) -> None:
+    async def main(port: int, bus: Bus) -> None:
+        status, token = await ask(port, "POST", "topic", "box", "topic")
+        assert status == 200
+        for message in (b"\0one\xff", b"two"):
+            assert (await ask(port, "PUT", "topic", "box", "topic", body=message))[0] == 204
+        for message in (b"\0one\xff", b"two", b""):
+            answer = await ask(port, "GET", "subscription", "box", token.decode())
+            assert answer == (200, message)
+        assert bus.locked == {}
+
+    run(app, address, main)
+
+
+def test_queue(app: Image, address: tuple[str, int]) -> None:
+    async def main(port: int, _: Bus) -> None:
+        for message in (b"one", b"two"):
+            assert (await ask(port, "PUT", "queue", "box", body=message))[0] == 204
+        for message in (b"one", b"two", b""):
+            assert await ask(port, "GET", "queue", "box") == (200, message)
+
+    run(app, address, main)
+
+
+def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str, int]) -> None:
+    async def main(port: int, bus: Bus) -> None:
+        assert (await ask(port, "PUT", "queue", "box", body=b"message"))[0] == 204
+        bus.lose_lock = True
+        assert (await ask(port, "GET", "queue", "box"))[0] == 418
+        assert await ask(port, "GET", "queue", "box") == (200, b"message")
+
+    run(app, address, main)
+
+
+@pytest.mark.parametrize("topic", ["missing", "../x", "a b", "", "a?b", "x" * 261])
+def test_topic_that_is_not_there(app: Image, address: tuple[str, int], topic: str) -> None:
+    async def main(port: int, _: Bus) -> None:
+        status, text = await ask(port, "PUT", "topic", "box", topic or ".")
+        assert (status, text[:2]) == (418, b"1 "), text
+
+    run(app, address, main)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, 2), (410, 1), (413, 0), (429, 3), (503, 3), (400, 4)]
+)
+def test_refusals(app: Image, address: tuple[str, int], status: int, code: int) -> None:
+    async def main(port: int, bus: Bus) -> None:
+        bus.status = status
+        answered, text = await ask(port, "PUT", "topic", "box", "topic")
+        assert (answered, text[:2]) == (418, f"{code} ".encode()), text
+
+    run(app, address, main)
+
+
+def test_wrong_key_is_in_no_message(app: Image, address: tuple[str, int]) -> None:
+    app.slightfile(slightfile("http://{}:{}".format(*address), key="s3cret"))
+
+    async def main(port: int, bus: Bus) -> None:
+        answer = await ask(port, "PUT", "topic", "box", "topic")
+        assert answer == (418, f"2 {bus.url}: 'topic': the server refuses the key".encode())
+
+    run(app, address, main)
+
+
+def test_server_that_is_down(app: Image) -> None:
+    async def main(port: int) -> None:
+        for method, path in (("PUT", "topic"), ("GET", "subscription")):
+            status, text = await ask(port, method, path, "box", "topic")
+            assert (status, text[:2]) == (418, b"3 "), text
+
+    app.run(main)
