@@ -126,23 +126,33 @@ class Backend(MessagingBackend):
         options = {} if not credentials else _credentials(credentials)
         tls = self._tls(parts.scheme == "tls")
         client, failure = Client(), _Failure()
+        connecting = asyncio.create_task(
+            client.connect(
+                url,
+                error_cb=failure.take,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                connect_timeout=_FLUSH_SECONDS,
+                tls=tls,
+                tls_hostname=parts.hostname if tls else None,
+                **options,
+            )
+        )
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await client.connect(
-                    url,
-                    error_cb=failure.take,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    connect_timeout=_FLUSH_SECONDS,
-                    tls=tls,
-                    tls_hostname=parts.hostname if tls else None,
-                    **options,
-                )
+                # The library would try again and again.
+                waited = (connecting, failure.first)
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if not connecting.done():
+                    raise failure.first.result()
+                await connecting
         except BaseException as exc:
+            connecting.cancel()
+            await asyncio.wait((connecting,))
             await _close(client)
             if isinstance(exc, asyncio.CancelledError):
                 raise
-            raise _error(server, failure.last or exc) from None
+            raise _error(server, exc) from None
         return client
 
     def _tls(self, wanted: bool) -> ssl.SSLContext | None:
@@ -153,13 +163,14 @@ class Backend(MessagingBackend):
 
 
 class _Failure:
-    """What the library tells on its way, and raises as something else."""
+    """What the library tells on its way, the first time."""
 
     def __init__(self) -> None:
-        self.last: Exception | None = None
+        self.first: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def take(self, exc: Exception) -> None:
-        self.last = exc
+        if not self.first.done():
+            self.first.set_result(exc)
 
 
 class _Subscription:
