@@ -98,7 +98,8 @@ class SlightEngine:
         return ExitCode.OK
 
     def close(self, app: SlightApp) -> None:
-        """Leave everything as it is: ``prepare`` makes no files."""
+        """Let go of what guests ran in; ``prepare`` makes no files."""
+        app.linked.ticker.stop()
 
 
 def _fitting(settings: Settings) -> Settings:

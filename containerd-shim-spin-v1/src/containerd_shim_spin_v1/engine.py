@@ -142,9 +142,11 @@ class SpinEngine:
             await services.close()
 
     def close(self, app: SpinApp) -> None:
-        """Remove the copies of files."""
+        """Remove the copies of files, and let go of what guests ran in."""
         if app.socket is not None:
             app.socket.close()  # the server does, if it ever served
+        for component in app.components.values():
+            component.ticker.stop()
         app.assets.remove()
 
 

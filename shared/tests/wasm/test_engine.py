@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from containerd_shimkit.errors import EngineError
 from containerd_shimkit.testing import in_clean_process
@@ -164,3 +167,18 @@ def test_engine_without_the_address_space_is_refused() -> None:
         create_engine(EngineSettings())
     shorten_address_space(2 << 30)
     assert fit_instances(1) == 0
+
+
+def test_a_ticker_that_is_stopped_lets_the_engine_go() -> None:
+    found = wasmtime.Engine()
+    kept = weakref.ref(found)
+    ticker = Ticker(found)
+    ticker.note_call()
+    thread = ticker._thread
+    assert thread is not None
+    ticker.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    del found, ticker, thread
+    gc.collect()
+    assert kept() is None

@@ -129,7 +129,13 @@ class Ticker:
         self._calls = 0
         self._parked = True
         self._wake = threading.Event()
+        self._stopped = False
         self._thread: threading.Thread | None = None
+
+    def stop(self) -> None:
+        """End the thread: no guest will run any more. Until then it keeps the engine alive."""
+        self._stopped = True
+        self._wake.set()
 
     def note_call(self) -> None:
         """Say that guest code is about to run. Called for every poll: it must be cheap."""
@@ -143,7 +149,7 @@ class Ticker:
 
     def _run(self) -> None:
         seen, idle = -1, 0
-        while True:
+        while not self._stopped:
             time.sleep(TICK_SECONDS)
             native.increment_epoch(self._engine)
             # A poll that lasts longer than a tick ends at this very increment, and the next
