@@ -104,7 +104,7 @@ def test_version(
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize("name", ["slight", "wws"])
+@pytest.mark.parametrize("name", ["wws"])
 def test_shim_without_an_engine_says_so(shim_dir: Path, tmp_path: Path, name: str) -> None:
     binary = shim_dir / f"containerd-shim-{name}-v1"
     if not binary.exists():
