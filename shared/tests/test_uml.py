@@ -15,7 +15,7 @@ import pytest
 from containerd_shimkit.testing.containerd import SYSTEM_PATH
 from containerd_shimkit.testing.fixtures import containerd_program
 from containerd_shimkit.testing.leftovers import find_processes
-from containerd_shimkit.testing.uml import Report, Uml, UmlError, missing_packages
+from containerd_shimkit.testing.uml import Report, Uml, UmlError, missing_packages, unfit_processor
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1260)]
 
@@ -67,6 +67,8 @@ def machine(
 ) -> Uml:
     if missing := missing_packages(systemd=systemd):
         pytest.skip(f"needs a kernel of its own: apt-get install {' '.join(missing)}")
+    if reason := unfit_processor():
+        pytest.skip(reason)
     return Uml(directory, root, systemd=systemd, kernel=kernel)
 
 
@@ -83,6 +85,15 @@ def pod_tests(names: list[str], version: str) -> list[str]:
 
 
 # The rig
+
+
+@pytest.mark.parametrize(
+    ("flags", "fits"), [("fpu avx2 avx512f", True), ("avx amx_tile pku", False)]
+)
+def test_processors_whose_registers_do_not_fit(tmp_path: Path, flags: str, fits: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"model name\t: a\nflags\t\t: {flags}\n")
+    reason = unfit_processor(tmp_path / "cpuinfo")
+    assert reason is None if fits else reason is not None and "AMX" in reason
 
 
 def test_exit_code_and_output_come_out(tmp_path: Path, pytestconfig: pytest.Config) -> None:

@@ -164,6 +164,17 @@ class Uml:
         return UmlError("\n".join([f"the machine {reason}", *console[-40:]]))
 
 
+def unfit_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """Return why Debian's kernel cannot run here, None if nothing is known against it.
+
+    It saves a process's registers in a buffer that those of AMX do not fit into, and panics at its
+    first program: "put_fp_registers", arch/x86/um/os-Linux/registers.c of Linux 6.1.
+    """
+    if "amx_tile" in cpuinfo.read_text().split():
+        return "User-Mode-Linux cannot boot on a processor with AMX (amx_tile): run it on another"
+    return None
+
+
 def missing_packages(*, systemd: bool = False) -> list[str]:
     """Return what Debian has to bring before a machine can boot."""
     needed = _PACKAGES | (_SYSTEMD_PACKAGES if systemd else {})
