@@ -5,6 +5,7 @@ The format is the kernel's for its initramfs; the launcher reads it in a page of
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import Final
@@ -27,8 +28,9 @@ def pack(directory: Path) -> bytes:
 def compress(data: bytes, destination: Path) -> bytes:
     """Return ``data`` as one zstd frame with its checksum; the file keeps it."""
     if not destination.exists():
-        plain = destination.with_suffix(".cpio")
-        packed = destination.with_suffix(".new")
+        # Several builds may run at once.
+        plain = destination.with_suffix(f".{os.getpid()}.cpio")
+        packed = destination.with_suffix(f".{os.getpid()}.new")
         plain.write_bytes(data)
         # Two workers, however many cores: their number is part of what the bytes depend on.
         run(["zstd", "-q", "-f", _LEVEL, _WINDOW, "-T2", "--check", plain, "-o", packed])
