@@ -1,8 +1,8 @@
-"""Accepting connections of a socket that other processes accept from as well.
+"""Accepting connections of a socket, so many in each turn of the loop.
 
-An event loop's own server takes all that is waiting, so of 50 connections made at once one process
-would get nearly all. Here each turn of the loop takes one: a process with much to do turns slowly,
-and the next connection goes to another.
+Where other processes accept from it as well, one: a process with much to do turns slowly, and the
+next connection goes to another. Where this one is alone, several: an event loop's own server takes
+one, and while a guest computes, each turn lasts as long as its slice of time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ log = logging.getLogger(__name__)
 class Acceptor:
     """Accepts until it is closed."""
 
-    def __init__(self, sock: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
-        """sock: listening, not blocking; closed with this."""
+    def __init__(
+        self, sock: socket.socket, protocol: Callable[[], asyncio.Protocol], most: int = 1
+    ) -> None:
+        """sock: listening, not blocking; closed with this.  most: connections in a turn."""
+        self._most = most
         self._socket = sock
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
@@ -35,19 +38,26 @@ class Acceptor:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
+        for _ in range(self._most):
+            if not self._accept_one():
+                return
+
+    def _accept_one(self) -> bool:
+        """Return whether there may be more."""
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # another process was faster, or the client has gone
+            return False  # another process was faster, or the client has gone
         except OSError as exc:
             log.error("cannot accept connections: %s", exc.strerror)
             self._loop.remove_reader(self._socket.fileno())
             self._retry = self._loop.call_later(_RETRY_SECONDS, self._watch)
-            return
+            return False
         connection.setblocking(False)
         task = self._loop.create_task(self._connect(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _connect(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):

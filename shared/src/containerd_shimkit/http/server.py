@@ -31,6 +31,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BACKLOG: Final = 2048
+_ACCEPTED_AT_ONCE: Final = 64
 _LINGER_SECONDS: Final = 2.0
 
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)/?(.*)", re.S)
@@ -96,14 +97,8 @@ class HttpServer:
 
     async def serve(self, sock: socket.socket, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then let the requests in flight end. Closes the socket."""
-        loop = asyncio.get_running_loop()
-        if self.settings.take_turns:
-            server: asyncio.Server | Acceptor = Acceptor(sock, lambda: LimitedProtocol(self))
-        else:
-            # The loop listens again, and would with a backlog of 100.
-            server = await loop.create_server(
-                lambda: LimitedProtocol(self), sock=sock, backlog=_BACKLOG
-            )
+        most = 1 if self.settings.take_turns else _ACCEPTED_AT_ONCE
+        server = Acceptor(sock, lambda: LimitedProtocol(self), most)
         try:
             await stop.wait()
         finally:
