@@ -34,6 +34,8 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(300)
 TIMES = 100
 LANES = 4
 """Starts at once."""
+START_SECONDS = 120.0
+"""As long as kubelet waits: lanes kill each other's zygotes, and a new one takes seconds here."""
 
 MANIFEST = """\
 spin_manifest_version = "1"
@@ -74,7 +76,7 @@ def check_start(node: Node, image: Image) -> None:
     """Start a pod, ask it, and remove it."""
     task_id, address = node.new_id(), free_address()
     command = node.run_command(image.reference, task_id, address, "-d", "--null-io")
-    node.daemon.ctr(*command)
+    node.daemon.ctr(*command, timeout=START_SECONDS)
     connection = HTTPConnection(*address, timeout=20)
     try:
         connection.request("GET", "/")
