@@ -94,13 +94,13 @@ class Type(ABC):
     flat: str
     """Kinds of the values that it is passed as: ``i`` i32, ``l`` i64, ``f`` f32, ``d`` f64."""
 
-    @abstractmethod
     def lift(self, lifting: Lifting, values: Iterator[Any]) -> Any:
         """Return the value of flat arguments."""
+        raise AssertionError("no function takes such a value as an argument of its own")
 
-    @abstractmethod
     def load(self, lifting: Lifting, data: bytes, at: int) -> Any:
         """Return the value that lies in ``data`` at ``at``."""
+        raise AssertionError("no guest passes such a value")
 
     @abstractmethod
     def lower(self, blocks: Blocks, holder: bytearray, at: int, value: Any) -> None:
@@ -344,9 +344,6 @@ class Variant(Type):
         self._cases = [(name.replace("_", "-"), payload) for name, payload in cases.items()]
         self._codes = {name: (code, payload) for code, (name, payload) in enumerate(self._cases)}
 
-    def lift(self, lifting: Lifting, values: Iterator[Any]) -> Any:
-        raise NotImplementedError
-
     def load(self, lifting: Lifting, data: bytes, at: int) -> tuple[str, Any]:
         code = data[at]
         if code >= len(self._cases):
@@ -404,12 +401,6 @@ class Result(Type):
         self._payload_at = _aligned(1, self.align)
         largest = max((side.size for side in present), default=0)
         self.size = _aligned(self._payload_at + largest, self.align)
-
-    def lift(self, lifting: Lifting, values: Iterator[Any]) -> Any:
-        raise NotImplementedError
-
-    def load(self, lifting: Lifting, data: bytes, at: int) -> Any:
-        raise NotImplementedError
 
     def lower(self, blocks: Blocks, holder: bytearray, at: int, value: tuple[bool, Any]) -> None:
         for _ in self.lower_in_steps(blocks, holder, at, value):
