@@ -31,12 +31,9 @@ from containerd_shimkit.http.server import HttpServer, HttpSettings
 from containerd_shimkit.wasm.engine import fit_instances
 from containerd_shimkit.wasm.exports import export_fault
 from containerd_shimkit.wasm.native import GuestError, GuestExit
+from containerd_shimkit.wasm.program import STOPPED, TRAPPED, run_until
 
 ROOT: Final = Path("/")
-TRAPPED: Final = 134
-"""Exit code after a trap: 128 and SIGABRT, as of a program that aborts."""
-STOPPED: Final = 143
-"""Exit code of a program that was cut off: 128 and SIGTERM."""
 
 log = logging.getLogger(__name__)
 
@@ -163,20 +160,13 @@ async def _run_program(
     """
     serves_http = app.context.slightfile.serves_http
     program = _call_start(app, services, servers if serves_http else None)
-    running = asyncio.create_task(program)
     if not serves_http:
         ready()
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        running.cancel()
-        await asyncio.wait((running, stopping))
-    if running.cancelled():
+    code = await run_until(stop, program)
+    if code is None:
         log.warning("%s is cut off: the app stops", app.linked.name)
         return STOPPED
-    return running.result()
+    return code
 
 
 async def _call_start(app: SlightApp, services: Services, servers: Servers | None) -> int:

@@ -20,12 +20,9 @@ from containerd_shim_spin_v1.abi.http import MEMORY
 from containerd_shim_spin_v1.component import LinkedComponent
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.wasm.native import GuestError, GuestExit
+from containerd_shimkit.wasm.program import STOPPED, TRAPPED, run_until
 
 ENTRYPOINT: Final = "_start"
-TRAPPED: Final = 134
-"""Exit code after a trap: 128 and SIGABRT, as of a program that aborts."""
-STOPPED: Final = 143
-"""Exit code of a program that was cut off: 128 and SIGTERM."""
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +38,11 @@ class CommandRun:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Return the exit code of the program, which ends at the latest when ``stop`` is set."""
-        running = asyncio.create_task(self._run())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            running.cancel()
-            await asyncio.wait((running, stopping))
-        if running.cancelled():
+        code = await run_until(stop, self._run())
+        if code is None:
             log.warning("component %r is cut off: the app stops", self._linked.id)
             return STOPPED
-        return running.result()
+        return code
 
     async def _run(self) -> int:
         linked = self._linked
