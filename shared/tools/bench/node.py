@@ -82,6 +82,14 @@ SPIN = Workload(
     archive="spin.tar",
     env=("SPIN_HTTP_LISTEN_ADDR=127.0.0.1:{port}",),
 )
+SLIGHT = Workload(
+    name="slight",
+    runtime="io.containerd.slight.v1",
+    image="docker.io/library/wasmtest_slight:latest",
+    shim="containerd-shim-slight-v1",
+    archive="slight.tar",
+    env=("SLIGHT_HTTP_LISTEN_ADDR=127.0.0.1:{port}",),
+)
 RUNC = Workload(
     name="runc",
     runtime="io.containerd.runc.v2",
@@ -89,7 +97,7 @@ RUNC = Workload(
     shim="containerd-shim-runc-v2",
     args=("/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:{port}", "-h", "/www"),
 )
-WORKLOADS = (SPIN, RUNC)
+WORKLOADS = (SPIN, SLIGHT, RUNC)
 
 
 @dataclass
