@@ -15,24 +15,27 @@ from containerd_shimkit.testing.leftovers import find_processes
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("zygote")]
 
-SHIM = "containerd-shim-spin-v1"
 WRAPPER = Path(__file__).with_name("empty_root.c")
-NAMES = ["containerd-shim-spin-v1", "containerd-shim-slight-v1", "containerd-shim-wws-v1"]
+KINDS = ["spin", "slight", "wws"]
+HELLOS = {"spin": b"Hello world from Spin!", "slight": b"hello world!"}
 
 
-@pytest.fixture
-def wrapper(tmp_path: Path) -> Path:
+def name_of(kind: str) -> str:
+    return f"containerd-shim-{kind}-v1"
+
+
+def build_wrapper(program: Path) -> None:
+    """Build what stands in the shim's place, and executes it where there is nothing."""
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc: make build installs it")
-    program = tmp_path / "bin" / SHIM
     program.parent.mkdir()
     subprocess.run(["gcc", "-static", "-Wall", "-Werror", "-o", program, WRAPPER], check=True)
-    return program
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_version(shim_dir: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_version(shim_dir: Path, tmp_path: Path, kind: str) -> None:
     """In a directory that holds the file alone, with nothing mounted and no descriptor open."""
+    name = name_of(kind)
     if not (shim_dir / name).exists():
         pytest.skip(f"needs {shim_dir / name}: make build")
     for directory in ("proc", "dev", "tmp"):
@@ -63,22 +66,22 @@ def test_version(shim_dir: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.containerd
+@pytest.mark.parametrize("kind", HELLOS)
 def test_hello_is_served(
-    shim_dir: Path,
-    tmp_path: Path,
-    wrapper: Path,
-    default_binary: str,
-    pytestconfig: pytest.Config,
+    shim_dir: Path, tmp_path: Path, default_binary: str, pytestconfig: pytest.Config, kind: str
 ) -> None:
-    archive = pytestconfig.rootpath / "dist" / "images" / "spin.tar"
+    archive = pytestconfig.rootpath / "dist" / "images" / f"{kind}.tar"
     if not archive.exists():
         pytest.skip(f"needs {archive}: make images")
+    shim = name_of(kind)
+    wrapper = tmp_path / "bin" / shim
+    build_wrapper(wrapper)
     root = tmp_path / "root"
     (root / "tmp").mkdir(parents=True)
     (root / "etc").mkdir()
     for name in ("hosts", "resolv.conf"):  # ``ctr --net-host`` has them mounted into the container
         shutil.copy(Path("/etc", name), root / "etc" / name)
-    shutil.copy(shim_dir / SHIM, root / SHIM)
+    shutil.copy(shim_dir / shim, root / shim)
     apps = tmp_path / "apps"
     apps.mkdir()
     # What containerd hands to a shim by its path: bundles, layers, logs, sockets and FIFOs.
@@ -95,20 +98,20 @@ def test_hello_is_served(
         },
     )
     with daemon:
-        node = Node(daemon, apps, "spin", "SPIN_HTTP_LISTEN_ADDR")
-        image = node.import_archive(archive, "docker.io/library/wasmtest_spin:latest")
+        node = Node(daemon, apps, kind, f"{kind.upper()}_HTTP_LISTEN_ADDR")
+        image = node.import_archive(archive, f"docker.io/library/wasmtest_{kind}:latest")
         app = node.run(image)
         response = app.get("/hello")
-        assert (response.status, response.body) == (200, b"Hello world from Spin!")
+        assert (response.status, response.body) == (200, HELLOS[kind])
         shims = [
-            p for p in find_processes(daemon.scope) if SHIM in p.command and "-id" in p.command
+            p for p in find_processes(daemon.scope) if shim in p.command and "-id" in p.command
         ]
         assert shims
-        for shim in shims:
-            mapped = Path(f"/proc/{shim.pid}/maps").read_text().split()
+        for process in shims:
+            mapped = Path(f"/proc/{process.pid}/maps").read_text().split()
             files = {word for word in mapped if word.startswith("/") and word != "/"}
             foreign = {file for file in files if not file.startswith("/shims/")}
             assert {file for file in foreign if not file.endswith(".cwasm")} == set()
-            assert not Path(f"/proc/{shim.pid}/root/lib").exists()
-            assert not Path(f"/proc/{shim.pid}/root/usr").exists()
+            assert not Path(f"/proc/{process.pid}/root/lib").exists()
+            assert not Path(f"/proc/{process.pid}/root/usr").exists()
         app.stop()

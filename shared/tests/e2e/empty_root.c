@@ -1,6 +1,6 @@
 /*
  * What containerd executes in place of a shim: enter a root directory with nothing of the node's, and
- * become the shim there.
+ * become the shim of the same name there; containerd executes shims by their paths.
  *
  * EMPTY_ROOT is that directory, EMPTY_ROOT_BINDS names the places, separated by ":", that are the same
  * inside as outside; the directory of containerd's sockets is one more.
@@ -62,5 +62,5 @@ int main(int argc, char **argv)
     check(chdir(cwd), cwd);
     unsetenv("EMPTY_ROOT");
     unsetenv("EMPTY_ROOT_BINDS");
-    check(execv("/containerd-shim-spin-v1", argv), "execute");
+    check(execv(strrchr(argv[0], '/'), argv), "execute");
 }
