@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,9 @@ import pytest
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node
 from containerd_shimkit.testing.containerd import Containerd
-from containerd_shimkit.testing.fixtures import running_containerd
+from containerd_shimkit.testing.shim_nodes import import_example, make_node, shared_nodes
 
 GUESTS = Path(__file__).parents[1] / "guests"
-SHIM = "containerd-shim-slight-v1"
 
 VERSION = 'specversion = "0.2"\n'
 HTTP = '[[capability]]\nresource = "http"\nname = "api"\n'
@@ -29,14 +28,13 @@ def image_of(node: Node, guest: str, slightfile: str, user: str = "") -> str:
     return node.image(files, user)
 
 
-def make_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
-    """Return a warm node: the zygote runs, the module of ``probe_image`` is compiled."""
-    if not (shim_dir / SHIM).exists():
-        pytest.skip(f"needs {shim_dir / SHIM}: make build")
-    directory.mkdir(parents=True)
-    node = Node(daemon, directory, "slight", "SLIGHT_HTTP_LISTEN_ADDR")
-    node.run(image_of(node, "probe", VERSION + HTTP + KV + ENV)).stop()
-    return node
+def probe_of(node: Node) -> str:
+    """Return the image of the guest that does what its path says."""
+    return image_of(node, "probe", VERSION + HTTP + KV + ENV)
+
+
+def make_slight_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
+    return make_node(daemon, directory, shim_dir, "slight", probe_of)
 
 
 @pytest.fixture(scope="session")
@@ -44,18 +42,8 @@ def session_nodes(
     tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
 ) -> Iterator[Callable[[str], Node]]:
     """One of each program of containerd, for all tests of a worker."""
-    nodes: dict[str, Node] = {}
-
-    def get(binary: str) -> Node:
-        if binary not in nodes:
-            directory = tmp_path_factory.mktemp("node")
-            daemon = running_containerd(
-                directory / "containerd", shim_dir, shims_home, binary=binary
-            )
-            nodes[binary] = make_node(stack.enter_context(daemon), directory / "apps", shim_dir)
-        return nodes[binary]
-
-    with ExitStack() as stack:
+    make_directory = partial(tmp_path_factory.mktemp, "node")
+    with shared_nodes(make_directory, shim_dir, shims_home, make_slight_node) as get:
         yield get
 
 
@@ -70,7 +58,7 @@ def node(session_nodes: Callable[[str], Node], containerd_binary: str) -> Iterat
 @pytest.fixture
 def probe_image(node: Node) -> str:
     """The guest that does what its path says."""
-    return image_of(node, "probe", VERSION + HTTP + KV + ENV)
+    return probe_of(node)
 
 
 @pytest.fixture
@@ -88,7 +76,4 @@ def program_image(node: Node) -> str:
 @pytest.fixture
 def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
     """The image of ``images/slight``, as ``make images`` writes it."""
-    archive = pytestconfig.rootpath / "dist" / "images" / "slight.tar"
-    if not archive.exists():
-        pytest.skip(f"needs {archive}: make images")
-    return node.import_archive(archive, "docker.io/library/wasmtest_slight:latest")
+    return import_example(node, pytestconfig.rootpath, "slight")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,19 @@ from _pytest.mark import ParameterSet
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node, eventually, free_address
 from containerd_shimkit.testing.containerd import Containerd
-from containerd_shimkit.testing.cri import BUSYBOX, Cri, Pod, bridge_network
-from containerd_shimkit.testing.fixtures import (
-    containerd_program,
-    each_containerd,
-    running_containerd,
-)
+from containerd_shimkit.testing.cri import Cri, Pod, bridge_network
+from containerd_shimkit.testing.fixtures import each_containerd, running_containerd
 from containerd_shimkit.testing.leftovers import find_processes, open_files
 from containerd_shimkit.testing.pods import PodImages, run_burst
+from containerd_shimkit.testing.shim_nodes import (
+    import_example,
+    make_node,
+    running_cri,
+    shared_nodes,
+)
 
 CNI_PLUGINS = [Path("/usr/lib/cni", name) for name in ("bridge", "loopback", "portmap")]
 GUESTS = Path(__file__).parents[1] / "guests"
-SHIM = "containerd-shim-spin-v1"
 
 PROBE_MANIFEST = """\
 spin_manifest_version = "1"
@@ -86,19 +87,13 @@ files = [
 # Nodes
 
 
-def make_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
-    """Return a warm node: the zygote runs, the modules of ``probe_image`` are compiled."""
-    if not (shim_dir / SHIM).exists():
-        pytest.skip(f"needs {shim_dir / SHIM}: make build")
-    directory.mkdir(parents=True)
-    node = Node(daemon, directory, "spin", "SPIN_HTTP_LISTEN_ADDR")
-    node.run(probe_of(node)).stop()
-    return node
-
-
 def probe_of(node: Node, user: str = "") -> str:
     guests = [ImageFile(name, (GUESTS / name).read_bytes()) for name in PROBE_GUESTS]
     return node.image([ImageFile("spin.toml", PROBE_MANIFEST.encode()), *guests], user)
+
+
+def make_spin_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
+    return make_node(daemon, directory, shim_dir, "spin", probe_of)
 
 
 @pytest.fixture(scope="session")
@@ -106,18 +101,8 @@ def session_nodes(
     tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
 ) -> Iterator[Callable[[str], Node]]:
     """One of each program of containerd, for all tests of a worker."""
-    nodes: dict[str, Node] = {}
-
-    def get(binary: str) -> Node:
-        if binary not in nodes:
-            directory = tmp_path_factory.mktemp("node")
-            daemon = running_containerd(
-                directory / "containerd", shim_dir, shims_home, binary=binary
-            )
-            nodes[binary] = make_node(stack.enter_context(daemon), directory / "apps", shim_dir)
-        return nodes[binary]
-
-    with ExitStack() as stack:
+    make_directory = partial(tmp_path_factory.mktemp, "node")
+    with shared_nodes(make_directory, shim_dir, shims_home, make_spin_node) as get:
         yield get
 
 
@@ -142,7 +127,7 @@ def own_node(
     """A containerd for tests that restart it, or break what belongs to the node."""
     directory = tmp_path / "containerd"
     with running_containerd(directory, shim_dir, shims_home, binary=containerd_binary) as daemon:
-        node = make_node(daemon, tmp_path / "apps", shim_dir)
+        node = make_spin_node(daemon, tmp_path / "apps", shim_dir)
         with node.leaving_nothing():
             yield node
 
@@ -155,7 +140,7 @@ def cold_node(tmp_path: Path, shim_dir: Path, shims_home: Path) -> Iterator[Node
     (shims_home / "root").mkdir(exist_ok=True)
     (home / "root").symlink_to(shims_home / "root")
     with running_containerd(tmp_path / "containerd", shim_dir, home) as daemon:
-        node = make_node(daemon, tmp_path / "apps", shim_dir)
+        node = make_spin_node(daemon, tmp_path / "apps", shim_dir)
         with node.leaving_nothing():
             yield node
 
@@ -208,13 +193,7 @@ def probe(node: Node, probe_image: str) -> App:
 def example_image(node: Node, pytestconfig: pytest.Config) -> Callable[[str], str]:
     """Imports an image of ``images``, by its name, as ``make images`` writes it."""
 
-    def get(name: str) -> str:
-        archive = pytestconfig.rootpath / "dist" / "images" / f"{name}.tar"
-        if not archive.exists():
-            pytest.skip(f"needs {archive}: make images")
-        return node.import_archive(archive, f"docker.io/library/wasmtest_{name}:latest")
-
-    return get
+    return partial(import_example, node, pytestconfig.rootpath)
 
 
 @pytest.fixture
@@ -247,26 +226,12 @@ def running(
 ) -> Iterator[Cri]:
     """A containerd with CRI of each version and sandboxer; all tests of one share it."""
     version, sandboxer = request.param
-    binary = containerd_program(version, request.config.rootpath)
-    if not (shim_dir / SHIM).exists():
-        pytest.skip(f"needs {shim_dir / SHIM}: make build")
-    if not BUSYBOX.exists():
-        pytest.skip(f"needs {BUSYBOX}: apt-get install busybox-static")
-    directory = tmp_path_factory.mktemp("cri")
-    pods = directory / "pods"
-    pods.mkdir()
-    with (
-        running_containerd(
-            directory / "containerd",
-            shim_dir,
-            shims_home,
-            binary=binary,
-            cri=True,
-            sandboxer=sandboxer,
-            systemd_cgroup=os.environ.get("TEST_CGROUP_DRIVER") == "systemd",
-        ) as daemon,
-        Cri(daemon, pods) as cri,
-    ):
+    with running_cri(
+        *(tmp_path_factory.mktemp("cri"), request.config.rootpath, shim_dir, shims_home),
+        *("spin", version),
+        sandboxer=sandboxer,
+        systemd_cgroup=os.environ.get("TEST_CGROUP_DRIVER") == "systemd",
+    ) as cri:
         yield cri
 
 
