@@ -9,6 +9,7 @@ Source: containerd-wasm-shims 0.6 containerd-shim-slight-v1/src/main.rs.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +54,9 @@ def load_app(root: Path, context: RuntimeContext, settings: Settings) -> LinkedA
         return LinkedApp.link(
             engine,
             load_compiled(engine, compiled, name),
-            WasiTemplate(arguments=context.args or (MODULE,)),
+            WasiTemplate(
+                arguments=context.args or (MODULE,), directories=_as_seen(context.directories)
+            ),
             name=name,
             max_memory_bytes=settings.max_memory_bytes,
             stdout=context.stdout,
@@ -61,3 +64,11 @@ def load_app(root: Path, context: RuntimeContext, settings: Settings) -> LinkedA
         )
     finally:
         os.close(compiled)
+
+
+def _as_seen(directories: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the directories by the names of upstream, whose guests are given the image as ``.``.
+
+    C libraries for WASI take ``/`` and ``.`` for the same; Go's does not.
+    """
+    return [(path, "." if seen == "/" else seen) for path, seen in directories]

@@ -30,6 +30,8 @@ class RuntimeContext:
     """Descriptor of a ``.wasm`` file, its name for messages -> descriptor of its compiled form."""
     ca_bundle: int | None
     """Descriptor of the certificate authorities that the node trusts, PEM; None without any."""
+    directories: tuple[tuple[str, str], ...]
+    """What a guest may read: (path, path the guest sees); see ``guest_files``."""
     stdout: OutputWriter
     """The container's standard output; never blocks."""
     stderr: OutputWriter

@@ -22,6 +22,7 @@ import uvloop
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine, RuntimeContext
 from containerd_shimkit.errors import EngineError, ExitCode, ShimError
+from containerd_shimkit.guest_files import guest_directories
 from containerd_shimkit.hooks import run_start_container
 from containerd_shimkit.late import ModuleTrees, importable
 from containerd_shimkit.linux.seccomp import NOT_APPLIED, seccomp_available
@@ -38,24 +39,34 @@ _MAX_TERMINATION_BYTES: Final = 4096  # what kubelet reads
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedFiles:
+    """Descriptors of what an engine could not open."""
+
+    ca_bundle: int | None
+    """See ``RuntimeContext``."""
+    image_mount: int | None
+    """See ``guest_files``."""
+
+
 def run(
     request: SandboxRequest,
     control: Control,
     engine: Engine,
     compiler: socket.socket,
-    ca_bundle: int | None,
+    files: OpenedFiles,
     trees: ModuleTrees | None,
 ) -> int:
     """Serve the app, and leave with its exit code; return the code of one that never served.
 
-    ca_bundle: see ``RuntimeContext``. trees: what the engine may import from.
+    trees: what the engine may import from.
     """
     stdout, stderr = OutputWriter(1), OutputWriter(2)
     _log_to(stderr)
     if request.bundle.spec.linux.seccomp and not seccomp_available():
         log.warning("%s", NOT_APPLIED)  # where a user of Kubernetes can see it
     os.environ.clear()  # it was containerd's
-    context = _context(request, compiler, ca_bundle, stdout, stderr)
+    context = _context(request, compiler, files, stdout, stderr)
     app: Any = None
     failure: ShimError | None = None
     try:
@@ -106,7 +117,7 @@ def _log_to(stderr: OutputWriter) -> None:
 def _context(
     request: SandboxRequest,
     compiler: socket.socket,
-    ca_bundle: int | None,
+    files: OpenedFiles,
     stdout: OutputWriter,
     stderr: OutputWriter,
 ) -> RuntimeContext:
@@ -120,7 +131,8 @@ def _context(
         memory_limit_bytes=memory if memory and memory > 0 else None,
         processors=usable_processors(spec.linux.resources, len(os.sched_getaffinity(0))),
         compile=lambda wasm, name: request_compiled(compiler, wasm, name),
-        ca_bundle=ca_bundle,
+        ca_bundle=files.ca_bundle,
+        directories=guest_directories(files.image_mount, spec.mounts),
         stdout=stdout,
         stderr=stderr,
     )

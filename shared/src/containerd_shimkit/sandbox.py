@@ -41,6 +41,7 @@ from containerd_shimkit.errors import (
     SandboxError,
 )
 from containerd_shimkit.forked import close_all_but, reset_signals, run_and_exit
+from containerd_shimkit.guest_files import open_image_mount
 from containerd_shimkit.hooks import CREATING, run_hooks, state_of
 from containerd_shimkit.importing import end_imports
 from containerd_shimkit.late import ModuleTrees
@@ -193,15 +194,16 @@ def _init(
     use_files_and_dns()
     end_imports()
     try:
-        warnings += _isolate(request, control, plan, cgroup)
+        more_warnings, image_mount = _isolate(request, control, plan, cgroup)
     except OrdinaryCommand:
         control.report("ordinary")
         return 0
-    control.report("created", warnings=warnings)
+    control.report("created", warnings=warnings + more_warnings)
     if request.bundle.is_pause:
         compiler.close()
         return pause.run(request, control)
-    return init.run(request, control, _new_engine(request.kind), compiler, ca_bundle, trees)
+    files = init.OpenedFiles(ca_bundle, image_mount)
+    return init.run(request, control, _new_engine(request.kind), compiler, files, trees)
 
 
 def _leave(number: int, _frame: Any) -> None:
@@ -215,8 +217,11 @@ class OrdinaryCommand(Exception):
 
 def _isolate(
     request: SandboxRequest, control: Control, plan: NamespacePlan, cgroup: Cgroup | None
-) -> list[str]:
-    """Take every step that makes this process a container; return what had to be left out."""
+) -> tuple[list[str], int | None]:
+    """Take every step that makes this process a container.
+
+    Return what had to be left out, and the image mount of a guest's container.
+    """
     spec = request.bundle.spec
     linux, user = spec.linux, spec.process.user
     warnings: list[str] = []
@@ -257,6 +262,7 @@ def _isolate(
     if spec.hooks:
         _run_hooks(request, control)
     rootfs.pivot(readonly=spec.root.readonly, propagation=linux.rootfs_propagation)
+    image_mount = None if request.bundle.is_pause else open_image_mount()
 
     warnings += process.apply_rlimits(spec.process.rlimits)
     if spec.process.scheduler is not None:
@@ -278,7 +284,7 @@ def _isolate(
             seccomp.load()
     with step(f'change to directory "{spec.process.cwd}"'):
         os.chdir(spec.process.cwd)
-    return warnings
+    return warnings, image_mount
 
 
 def _refuse_unsupported(spec: Spec, plan: NamespacePlan) -> None:

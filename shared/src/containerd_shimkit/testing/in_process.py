@@ -58,6 +58,7 @@ class InProcessImage:
             processors=1,
             compile=self.compiler,
             ca_bundle=self.ca_bundle,
+            directories=((str(self.root), "/"),),
             stdout=OutputWriter(self._files[0]),
             stderr=OutputWriter(self._files[1]),
         )
