@@ -93,7 +93,7 @@ class SpinEngine:
         for shadowed in router.shadowed:
             log.warning("%s", shadowed)
         called = {trigger.component for trigger in manifest.triggers}
-        assets = Assets()
+        assets = Assets(context.directories)
         components = link_components(
             ROOT,
             [component for component in manifest.components if component.id in called],

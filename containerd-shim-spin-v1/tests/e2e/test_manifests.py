@@ -18,6 +18,20 @@ MODULES = {
     "c-hello": "c-hello/c_hello.wasm",
     "wagi-hello": "wagi-hello/wagi_hello.wasm",
 }
+GUESTS = Path(__file__).parents[1] / "guests"
+FILES_MANIFEST = """\
+spin_manifest_version = "1"
+name = "files"
+version = "1.0.0"
+trigger = { type = "http", base = "/" }
+
+[[component]]
+id = "probe"
+source = "probe.wasm"
+files = FILES
+[component.trigger]
+route = "/..."
+"""
 ABOUT = "c-hello/static/about.txt"
 
 VERSION_2 = f"""\
@@ -129,3 +143,41 @@ def test_locked_app(node: Node, modules: list[ImageFile], name: str) -> None:
     assert app.get("/c-hello").text == "Hello world from C!"
     assert "is a file of the image" in app.get("/c-hello/about").text
     assert app.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        ('[{ source = ".", destination = "/" }]', ""),
+        ('[{ source = ".", destination = "/all" }]', "/all"),
+        ('["**/*"]', ""),
+    ],
+)
+def test_files_of_a_whole_image_are_not_the_kernels(node: Node, files: str, place: str) -> None:
+    """Where they could be the image has its own, which is what the guest may see."""
+    manifest = FILES_MANIFEST.replace("FILES", files)
+    image = node.image(
+        [
+            ImageFile("spin.toml", manifest.encode()),
+            ImageFile("probe.wasm", (GUESTS / "probe.wasm").read_bytes()),
+            ImageFile("text/hello.txt", b"hello"),
+        ]
+    )
+    app = node.run(image)
+    assert app.get(f"/file?path={place}/text/hello.txt").body == b"hello"
+    for path in ("proc/self/maps", "proc/self/fd/0", "proc/version", "sys/kernel/uevent_seqnum"):
+        assert app.get(f"/file?path={place}/{path}").status == 404, path
+    assert app.stop() == 0
+
+
+def test_files_of_the_kernel_are_refused(node: Node) -> None:
+    manifest = FILES_MANIFEST.replace("FILES", '[{ source = "proc/self", destination = "/x" }]')
+    image = node.image(
+        [
+            ImageFile("spin.toml", manifest.encode()),
+            ImageFile("probe.wasm", (GUESTS / "probe.wasm").read_bytes()),
+        ]
+    )
+    refusal = node.run_refused(image)
+    assert refusal.exit_code == 78
+    assert "source `proc/self` is the kernel's, not the image's" in refusal.log

@@ -9,19 +9,23 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from containerd_shim_spin_v1.files.plan import FilePlan
 from containerd_shimkit.errors import ManifestError
 
+_ROOT: Final = Path("/")
 _PLACES: Final = ("/tmp", "/dev/shm")  # the second for containers with a read-only rootfs
 
 
 class Assets:
     """The copies made for an app."""
 
-    def __init__(self) -> None:
+    def __init__(self, directories: Iterable[tuple[str, str]] = ()) -> None:
+        """directories: see ``RuntimeContext``; what a guest sees of ``/``."""
+        self._root = tuple(directories)
         self._directory: Path | None = None
 
     def place(self, component_id: str, plan: FilePlan) -> list[tuple[str, str]]:
@@ -29,7 +33,9 @@ class Assets:
 
         Raises ManifestError if there is no place for copies, or not enough of it.
         """
-        directories = [(str(path), guest) for path, guest in plan.direct]
+        directories: list[tuple[str, str]] = []
+        for path, guest in plan.direct:
+            directories += self._root_at(guest) if path == _ROOT else [(str(path), guest)]
         if plan.copies:
             try:
                 copies = self._copy(component_id, plan)
@@ -40,6 +46,14 @@ class Assets:
                 ) from exc
             directories.append((str(copies), "/"))
         return directories
+
+    def _root_at(self, guest: str) -> list[tuple[str, str]]:
+        if not any(seen == "/" for _, seen in self._root):
+            raise ManifestError(
+                "`files` can name the whole image only where the container has /proc, from Linux "
+                "5.12 on: name directories of it"
+            )
+        return [(path, f"{guest}/{seen}".replace("//", "/")) for path, seen in self._root]
 
     def _copy(self, component_id: str, plan: FilePlan) -> Path:
         if self._directory is None:

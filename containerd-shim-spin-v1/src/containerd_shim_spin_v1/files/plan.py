@@ -5,7 +5,10 @@ directory that the guest shall see whole is mounted as it is; everything else be
 single files, for a tree to be made of. Nothing is opened or copied here.
 
 A symlink counts as what it leads to, if that is inside the app's directory; otherwise it is left
-out. Of two entries that give a file the same path the later one wins.
+out. So is what the kernel says of processes and devices, where the app's directory is ``/``: by it
+a guest could read the process that it runs in. Of two entries that give a file the same path the
+later one wins.
+
 Sources: Spin 1.5 crates/loader/src/local/assets.rs; design.md on paths of a hostile image.
 """
 
@@ -35,6 +38,7 @@ MAX_ENTRIES = 100_000
 
 GlobParts: TypeAlias = tuple[str | re.Pattern[str], ...]
 _EVERYTHING: GlobParts = split_glob("**/*")
+_KERNELS = tuple(Path(path) for path in ("/proc", "/sys", "/dev"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,10 @@ class FilePlan:
     """What to give to a component; the guest may write to none of it."""
 
     direct: tuple[tuple[Path, str], ...] = ()
-    """Directories to mount as they are: resolved host path, guest path."""
+    """Directories to mount as they are: resolved host path, guest path.
+
+    Where the app's directory is ``/``, that may be one: see ``guest_files`` for what it means.
+    """
     copies: tuple[tuple[Path, str], ...] = ()
     """Single files, sorted by guest path: resolved host path, guest path."""
     unmatched: tuple[str, ...] = ()
@@ -157,6 +164,8 @@ class _Planner:
             raise ManifestError(f"source `{entry.source}` not found in {root}") from None
         if not resolved.is_relative_to(root):
             raise ManifestError(f"source `{entry.source}` leads out of {root}")
+        if _is_kernels(resolved):
+            raise ManifestError(f"source `{entry.source}` is the kernel's, not the image's")
         guest = "/" + "/".join(
             part for part in entry.destination.split("/") if part not in ("", ".")
         )
@@ -268,6 +277,8 @@ class _Walk:
                     leads_to, kind = self._follow(path)
                     if leads_to in step.above:  # a link to where it lies: a walk without end
                         continue
+                if _is_kernels(leads_to):
+                    continue
                 if kind is _Kind.DIRECTORY and not last:
                     index = step.index if recursive else step.index + 1
                     todo.append(_Step(path, leads_to, index, (*step.above, leads_to)))
@@ -310,6 +321,10 @@ class _Walk:
         if resolved.is_dir():
             return resolved, _Kind.DIRECTORY
         return resolved, _Kind.FILE if resolved.is_file() else _Kind.OTHER
+
+
+def _is_kernels(path: Path) -> bool:
+    return any(path.is_relative_to(directory) for directory in _KERNELS)
 
 
 def _kind_of(entry: os.DirEntry[str]) -> _Kind:
