@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
@@ -24,7 +24,7 @@ from containerd_shimkit.shim import run_shim
 _EXIT_USAGE = 64  # EX_USAGE
 _EXIT_FAILED = 1  # what containerd's own shims exit with; the reason is on stderr
 
-_FOR_PEOPLE = ("cache", "precompile")
+_FOR_PEOPLE = ("cache", "config", "doctor", "precompile")
 
 Detach = Callable[[], None]
 
@@ -50,7 +50,8 @@ def _parser(kind: ShimKind) -> argparse.ArgumentParser:
         allow_abbrev=False,
         description=f"containerd shim that runs {kind.name} apps ({kind.runtime}). "
         "containerd executes it; copy it to a directory on containerd's PATH.",
-        epilog="For people: `cache` looks at the compiled modules of this node, `precompile` adds "
+        epilog="For people: `config` tells the node's containerd of this shim, `doctor` looks for "
+        "what is in its way, `cache` looks at the compiled modules of this node, `precompile` adds "
         "those of an image; each has a --help of its own.",
     )
     parser.add_argument("-help", action="help", help=argparse.SUPPRESS)
@@ -115,13 +116,27 @@ def _run_for_people(kind: ShimKind, arguments: list[str]) -> int:
     parser = _Parser(prog=f"{kind.binary} {command}", allow_abbrev=False)
     parser.add_argument("-help", action="help", help=argparse.SUPPRESS)
 
+    run_it: Callable[[argparse.Namespace], int]
     if command == "cache":
-        from containerd_shimkit.cache_command import define_cache_command as define
-        from containerd_shimkit.cache_command import run_cache_command as run_it
+        from containerd_shimkit.cache_command import define_cache_command, run_cache_command
+
+        define_cache_command(parser)
+        run_it = run_cache_command
+    elif command == "config":
+        from containerd_shimkit.node.config_command import define_config_command, run_config_command
+
+        define_config_command(parser, kind)
+        run_it = partial(run_config_command, kind=kind)
+    elif command == "doctor":
+        from containerd_shimkit.node.doctor import define_doctor_command, run_doctor_command
+
+        define_doctor_command(parser, kind)
+        run_it = partial(run_doctor_command, kind=kind)
     else:
-        from containerd_shimkit.precompile import define_precompile_command as define
-        from containerd_shimkit.precompile import run_precompile_command as run_it
-    define(parser)
+        from containerd_shimkit.precompile import define_precompile_command, run_precompile_command
+
+        define_precompile_command(parser)
+        run_it = run_precompile_command
     try:
         return run_it(parser.parse_args(arguments[1:]))
     except SystemExit as exc:
