@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.host import pool as pool_module
 from containerd_shim_spin_v1.host.database import (
     NULL,
     Column,
@@ -32,6 +31,7 @@ from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit import pool as pool_module
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.mariadb import mysql_url, running_mariadb
 from containerd_shimkit.testing.servers.process import Server

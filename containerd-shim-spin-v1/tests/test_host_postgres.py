@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.host import pool as pool_module
 from containerd_shim_spin_v1.host.database import (
     NULL,
     UNSUPPORTED,
@@ -34,6 +33,7 @@ from containerd_shim_spin_v1.host.postgres import PostgresHost, PostgresSession
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit import pool as pool_module
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.postgres import (
     DATABASE,

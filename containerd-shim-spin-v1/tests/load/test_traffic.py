@@ -28,11 +28,11 @@ from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.key_value import KeyValueSession
 from containerd_shim_spin_v1.host.mqtt import MqttSession
 from containerd_shim_spin_v1.host.mysql import MysqlSession
-from containerd_shim_spin_v1.host.pool import Pool
 from containerd_shim_spin_v1.host.postgres import PostgresSession
 from containerd_shim_spin_v1.host.redis import RedisSession
 from containerd_shim_spin_v1.host.sqlite import SqliteHost, SqliteSession
 from containerd_shimkit.mqtt.connection import MqttConnection
+from containerd_shimkit.pool import Pool
 from containerd_shimkit.redis_client.pool import RedisPool
 from containerd_shimkit.testing.apps import eventually
 from containerd_shimkit.testing.leftovers import open_files

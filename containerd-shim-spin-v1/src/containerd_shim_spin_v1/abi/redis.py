@@ -23,10 +23,10 @@ from containerd_shim_spin_v1.host.redis import (
     Where,
     WrongTypeError,
 )
-from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.variables.values import VariableError
 from containerd_shimkit.redis_client.protocol import Status
+from containerd_shimkit.turns import map_in_turns
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     S64,

@@ -18,7 +18,7 @@ from containerd_shim_spin_v1.host.sqlite import (
     NoSuchDatabaseError,
 )
 from containerd_shim_spin_v1.host.sqlite_database import DatabaseFullError, SqliteError, Value
-from containerd_shim_spin_v1.host.turns import map_in_turns
+from containerd_shimkit.turns import map_in_turns
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     F64,

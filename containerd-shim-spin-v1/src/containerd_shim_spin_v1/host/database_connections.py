@@ -14,7 +14,8 @@ from containerd_shim_spin_v1.host.database import (
     ConnectionFailedError,
     QueryFailedError,
 )
-from containerd_shim_spin_v1.host.pool import (
+from containerd_shimkit.pool import (
+    ConnectionLostError,
     Pool,
     PoolBusyError,
     PoolClosedError,
@@ -43,15 +44,6 @@ class Address(Protocol):
 class Connection(PooledConnection, Protocol):
     lent_before: bool
     """Another guest had it."""
-
-
-class ConnectionLostError(Exception):
-    """The connection ended before an answer came."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        """sent: the server may have run the statement."""
-        super().__init__(reason)
-        self.sent = sent
 
 
 A = TypeVar("A", bound=Address)

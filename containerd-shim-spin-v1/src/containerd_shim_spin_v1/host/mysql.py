@@ -29,11 +29,7 @@ from containerd_shim_spin_v1.host.database import (
     Value,
     ValueConversionFailedError,
 )
-from containerd_shim_spin_v1.host.database_connections import (
-    ConnectionLostError,
-    GuestConnections,
-    Where,
-)
+from containerd_shim_spin_v1.host.database_connections import GuestConnections, Where
 from containerd_shim_spin_v1.host.mysql_address import MysqlAddress, parse_address
 from containerd_shim_spin_v1.host.mysql_connection import (
     MysqlConnection,
@@ -44,8 +40,8 @@ from containerd_shim_spin_v1.host.mysql_connection import (
     message_of,
 )
 from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.pool import Pool
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shimkit.pool import ConnectionLostError, Pool
 
 _MAX_MESSAGE: Final = 4096
 _UNSIGNED_FLAG: Final = 0x20

@@ -39,15 +39,12 @@ from containerd_shim_spin_v1.host.database import (
 )
 from containerd_shim_spin_v1.host.database_connections import GuestConnections, Where
 from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.pool import Pool
 from containerd_shim_spin_v1.host.postgres_address import PostgresAddress, parse_address
-from containerd_shim_spin_v1.host.postgres_connection import (
-    PostgresConnection,
-    ResultTooLargeError,
-    connect,
-)
-from containerd_shim_spin_v1.host.turns import map_in_turns
+from containerd_shim_spin_v1.host.postgres_connection import connect
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shimkit.pool import Pool
+from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError
+from containerd_shimkit.turns import map_in_turns
 
 _MAX_MESSAGE: Final = 4096
 

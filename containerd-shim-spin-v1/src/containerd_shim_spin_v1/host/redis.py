@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from containerd_shim_spin_v1.host.redis_commands import STATELESS
-from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
 from containerd_shimkit.redis_client.address import AddressError, RedisAddress
 from containerd_shimkit.redis_client.connection import (
@@ -28,6 +27,7 @@ from containerd_shimkit.redis_client.connection import (
 )
 from containerd_shimkit.redis_client.pool import RedisPool
 from containerd_shimkit.redis_client.protocol import Reply, ReplyError, Status
+from containerd_shimkit.turns import map_in_turns
 
 MAX_OWN_CONNECTIONS: Final = 16
 """Of one guest, beside the one that a call borrows."""

@@ -11,11 +11,11 @@ from containerd_shim_spin_v1.host.key_value_backends.base import (
     StoreError,
     too_large,
 )
-from containerd_shim_spin_v1.host.turns import map_in_turns
 from containerd_shimkit.redis_client.address import RedisAddress
 from containerd_shimkit.redis_client.connection import RedisError
 from containerd_shimkit.redis_client.pool import RedisPool
 from containerd_shimkit.redis_client.protocol import Reply
+from containerd_shimkit.turns import map_in_turns
 
 
 class RedisKeyValueStore:

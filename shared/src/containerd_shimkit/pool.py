@@ -49,6 +49,15 @@ C = TypeVar("C", bound=PooledConnection)
 K = TypeVar("K", bound=Hashable)
 
 
+class ConnectionLostError(Exception):
+    """A connection ended before an answer came; raised by those who use one."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        """sent: the server may have done what it was asked for."""
+        super().__init__(reason)
+        self.sent = sent
+
+
 class PoolBusyError(Exception):
     """All connections that may be made are in use, and none came back in time."""
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.host import pool as pool_module
-from containerd_shim_spin_v1.host.pool import Pool, PoolBusyError, PoolClosedError
+from containerd_shimkit import pool as pool_module
+from containerd_shimkit.pool import Pool, PoolBusyError, PoolClosedError
 
 
 class Fake:

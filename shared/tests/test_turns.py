@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.host.turns import map_in_turns
+from containerd_shimkit.turns import map_in_turns
 
 
 def test_others_are_served_between_slices() -> None:
