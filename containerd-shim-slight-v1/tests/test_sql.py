@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from containerd_shim_slight_v1.capabilities.sql import postgres
 from containerd_shim_slight_v1.capabilities.sql.placeholders import numbered
+from containerd_shimkit import pool
+from containerd_shimkit.postgres_client import PostgresConnection, connect
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
-from containerd_shimkit.testing.servers.postgres import postgres_url, running_postgres
+from containerd_shimkit.testing.servers.postgres import (
+    DATABASE,
+    PASSWORD,
+    USER,
+    postgres_url,
+    running_postgres,
+)
 from containerd_shimkit.testing.servers.process import Server
 
 Image = Any  # of conftest.py
@@ -128,7 +138,7 @@ def test_errors(app: Image, statement: str, answer: str) -> None:
 def test_what_a_guest_sets_is_not_there_for_the_next(
     app: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "_MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(pool, "ADDRESS_LIMIT", 1)
 
     async def main(port: int) -> None:
         for statement in ("BEGIN", "SET search_path = nowhere", "CREATE TEMP TABLE mine (id int)"):
@@ -139,13 +149,99 @@ def test_what_a_guest_sets_is_not_there_for_the_next(
     app.run(main)
 
 
-def test_many_wait_at_once(app: Image) -> None:
+class Gate:
+    """A lock that the test has, for guests to wait at, each on a connection."""
+
+    WAIT = "SELECT pg_advisory_lock_shared(1)::text AS l"
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._connection = connection
+
+    async def waiting(self) -> int:
+        return int(await self._ask("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async def wait_for(self, count: int) -> None:
+        """Return when so many wait."""
+        async with asyncio.timeout(60):
+            while await self.waiting() < count:
+                pass
+
+    async def open(self) -> None:
+        await self._ask("SELECT pg_advisory_unlock(1)")
+
+    async def close(self) -> None:
+        await self._ask("SELECT pg_advisory_lock(1)")
+
+    async def _ask(self, statement: str) -> str:
+        prepared = await self._connection.prepare(statement)
+        ((value,),) = await self._connection.fetch(prepared, ())
+        return str(value)
+
+
+@asynccontextmanager
+async def closed_gate(server: Server) -> AsyncIterator[Gate]:
+    connection = await connect(
+        hosts=[(server.host, server.port)],
+        user=USER,
+        password=PASSWORD,
+        database=DATABASE,
+        tls=False,
+        max_result_bytes=1 << 20,
+    )
+    try:
+        gate = Gate(connection)
+        await gate.close()
+        yield gate
+    finally:
+        await connection.quit()
+
+
+def test_many_wait_at_once(app: Image, server: Server) -> None:
+    """200 guests, and 32 connections: who finds none free waits for one."""
+
     async def main(port: int) -> None:
-        async with asyncio.timeout(20):
-            sleeps = (query(port, "SELECT pg_sleep(0.5)::text AS s") for _ in range(45))
-            assert await asyncio.gather(*sleeps) == [["s str "]] * 45
+        async with closed_gate(server) as gate, asyncio.timeout(60), asyncio.TaskGroup() as group:
+            waiting = [group.create_task(query(port, Gate.WAIT)) for _ in range(200)]
+            await gate.wait_for(pool.ADDRESS_LIMIT)
+            assert await gate.waiting() == pool.ADDRESS_LIMIT
+            await gate.open()
+        assert [task.result() for task in waiting] == [["l str "]] * 200
+
+    app.run(main, SLIGHT_MAX_INSTANCE_COUNT="200")
+
+
+def test_no_connection_that_becomes_free(
+    app: Image, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ADDRESS_LIMIT", 1)
+    monkeypatch.setattr(postgres, "_WAIT_SECONDS", 0.1)
+
+    async def main(port: int) -> None:
+        async with closed_gate(server) as gate, asyncio.timeout(60):
+            waiting = asyncio.create_task(query(port, Gate.WAIT))
+            await gate.wait_for(1)
+            reason = f"3 {server.address}: no connection became free within 0.1 s"
+            assert await ask(port, "query", "SELECT 1") == (418, reason)
+            await gate.open()
+            assert await waiting == ["l str "]
 
     app.run(main)
+
+
+def test_guest_that_is_cut_off_leaves_no_connection(
+    app: Image, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ADDRESS_LIMIT", 1)
+
+    async def main(port: int) -> None:
+        async with closed_gate(server) as gate, asyncio.timeout(60):
+            # The second finds the only connection taken.
+            answers = await asyncio.gather(*(ask(port, "query", Gate.WAIT) for _ in range(2)))
+            assert [status for status, _ in answers] == [504, 504]
+            assert await query(port, "SELECT 1 AS one") == ["one int32 1"]
+            assert await gate.waiting() == 0
+
+    app.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="1")
 
 
 def test_connection_that_was_closed_while_idle(app: Image) -> None:
@@ -158,10 +254,59 @@ def test_connection_that_was_closed_while_idle(app: Image) -> None:
     app.run(main)
 
 
-def test_too_large_a_result(app: Image) -> None:
+TOO_LARGE = "3 the result has more than 100000 values or 67108864 bytes"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT generate_series(1, 100001)",
+        "SELECT n, n FROM generate_series(1, 50001) AS n",
+        f"SELECT 1 AS {'n' * 63} FROM generate_series(1, 100000)",
+        "SELECT repeat('x', 10000000) FROM generate_series(1, 80)",
+        "SELECT repeat('x', 500000000)",
+        "SELECT repeat('x', 10000) FROM generate_series(1, 100000)",
+    ],
+)
+def test_too_large_a_result(app: Image, statement: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "nnn" in statement:
+        monkeypatch.setattr(postgres, "MAX_RESULT_BYTES", 67108864 // 20)
+
     async def main(port: int) -> None:
-        answer = await ask(port, "query", "SELECT generate_series(1, 100001)")
-        assert answer == (418, "3 the result has more than 100000 values or 67108864 bytes")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        status, text = await ask(port, "query", statement)
+        assert (status, text.split()[:5]) == (418, TOO_LARGE.split()[:5])
+        # Neither the whole result nor a whole value of it is in memory at any time.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+        assert await query(port, "SELECT 1 AS one") == ["one int32 1"]
+
+    app.run(main)
+
+
+def test_results_that_nobody_asked_for(app: Image) -> None:
+    async def main(port: int) -> None:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert await ask(port, "exec", "SELECT generate_series(1, 2000000)") == (204, "")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+        status, text = await ask(port, "exec", "SELECT repeat('x', 500000000)")
+        assert (status, text) == (418, TOO_LARGE)
+
+    app.run(main)
+
+
+@pytest.mark.parametrize("output", ["escape", "hex"])
+def test_binary_values(app: Image, output: str) -> None:
+    async def set_form(port: int) -> None:
+        statement = f"ALTER DATABASE {DATABASE} SET bytea_output = {output}"
+        assert await ask(port, "exec", statement) == (204, "")
+
+    app.run(set_form)
+    app.sockets.clear()
+
+    async def main(port: int) -> None:
+        assert await query(port, "SHOW bytea_output") == [f"bytea_output str {output}"]
+        [found] = await query(port, "SELECT decode('615c62c3bf01', 'hex') AS v")
+        assert found == "v binary a\\bÿ\x01"
 
     app.run(main)
 
@@ -179,10 +324,14 @@ def test_wrong_password_is_in_no_message(image: Image, server: Server) -> None:
 
 def test_server_that_is_down(image: Image) -> None:
     image.guest("sql")
-    image.slightfile(slightfile("postgres://a:s3cret@{}:{}/b".format(*free_address())))
+    where = "{}:{}".format(*free_address())
+    image.slightfile(slightfile(f"postgres://a:s3cret@{where}/b"))
 
     async def main(port: int) -> None:
-        assert await ask(port, "query", "SELECT 1") == (418, "3 the server does not answer")
+        assert await ask(port, "query", "SELECT 1") == (
+            418,
+            f"3 {where}: the server does not answer",
+        )
 
     image.run(main)
 

@@ -121,3 +121,12 @@ def test_call_that_is_cut_off(server: Server, few: bool) -> None:
         assert not connection.usable
 
     run(server, main)
+
+
+def test_types_that_cannot_be_exchanged(server: Server) -> None:
+    async def main(connection: PostgresConnection) -> None:
+        with pytest.raises(ValueError, match="unknown type"):
+            await connection.exchange(["no-such-type"], str, str, "text")
+        assert not connection.usable
+
+    run(server, main)

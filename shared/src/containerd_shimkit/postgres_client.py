@@ -80,11 +80,18 @@ class PostgresConnection:
         decoder: Callable[[Any], Any],
         format_: str,
     ) -> None:
-        """Have values of these types of the server be other ones. format_: text or binary."""
-        for name in types:
-            await self._connection.set_type_codec(
-                name, schema="pg_catalog", encoder=encoder, decoder=decoder, format=format_
-            )
+        """Have values of these types of the server be other ones; failing, end the connection.
+
+        format_: text or binary.
+        """
+        try:
+            for name in types:
+                await self._connection.set_type_codec(
+                    name, schema="pg_catalog", encoder=encoder, decoder=decoder, format=format_
+                )
+        except BaseException:
+            self.abort()
+            raise
 
     async def reset(self) -> None:
         if self._connection.is_in_transaction():

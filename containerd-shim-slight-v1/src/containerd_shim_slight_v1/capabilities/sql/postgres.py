@@ -5,18 +5,18 @@
 certificate verified; else it is without, as upstream's.
 
 Parameters are strings, and the server reads them as what it wants in their place. So all values are
-exchanged in PostgreSQL's text form, in both directions. Connections are kept for the app, and are
-as new for each statement.
+exchanged in PostgreSQL's text form, in both directions. Connections are kept for the app, at most
+32, and are as new for each statement; whoever finds none free waits for half a minute.
 
 Source: SpiderLightning 0.5 crates/sql/src/lib.rs, crates/sql/src/implementors/postgres.rs.
 """
 
 from __future__ import annotations
 
-import asyncio
-import encodings.idna  # noqa: F401  # names of hosts are encoded by it, and it cannot be found later
+import re
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -36,17 +36,28 @@ from containerd_shim_slight_v1.capabilities.sql.base import (
     Value,
 )
 from containerd_shim_slight_v1.capabilities.sql.placeholders import numbered
+from containerd_shimkit.pool import ConnectionLostError, Pool, PoolBusyError, PoolClosedError
+from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError, connect
 from containerd_shimkit.tls import TlsConfigError
+from containerd_shimkit.turns import map_in_turns
 
-_MAX_CONNECTIONS: Final = 32
-_CONNECT_SECONDS: Final = 10.0
-_CLOSE_SECONDS: Final = 2.0
-_IDLE_SECONDS: Final = 60.0
-_ROWS_AT_ONCE: Final = 500
+_WAIT_SECONDS: Final = 30.0
 _MAX_MESSAGE: Final = 4096
 _MODES: Final = {"disable": False, "allow": False, "prefer": False} | dict.fromkeys(
     ("require", "verify-ca", "verify-full"), True
 )
+
+_ESCAPED: Final = re.compile(rb"\\(\\|[0-3][0-7][0-7])")
+
+
+def _bytes(text: str) -> bytes:
+    """Return a binary value, in the one of the server's two forms that it is set to."""
+    if text.startswith("\\x"):
+        return bytes.fromhex(text[2:])
+    return _ESCAPED.sub(
+        lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[1], 8)]), text.encode()
+    )
+
 
 # Of each type its case, and what makes a value of the text; other types have strings.
 _TYPES: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
@@ -61,11 +72,24 @@ _TYPES: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "timetz": ("time", str),
     "timestamp": ("timestamp", str),
     "timestamptz": ("timestamp", str),
-    "bytea": ("binary", lambda text: bytes.fromhex(text.removeprefix("\\x"))),
+    "bytea": ("binary", _bytes),
 }
 _AS_TEXT: Final = (*_TYPES, "numeric", "interval", "uuid", "json", "jsonb", "oid")
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Database:
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    name: str
+    tls: bool
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
 
 class Backend(SqlBackend):
@@ -73,103 +97,105 @@ class Backend(SqlBackend):
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
-        self._pool: Any = None
-        self._making = asyncio.Lock()
+        self._pool: Pool[_Database, PostgresConnection] = Pool(
+            self._connect, wait_seconds=_WAIT_SECONDS
+        )
+        self._database: _Database | None = None
 
     async def query(self, statement: Statement) -> list[Field]:
-        async def run(connection: Any) -> list[Field]:
-            async with connection.transaction():
-                prepared = await connection.prepare(numbered(statement.text))
-                names = [(a.name, _TYPES.get(a.type.name)) for a in prepared.get_attributes()]
-                fields: list[Field] = []
-                size = 0
-                cursor = prepared.cursor(*_parameters(statement, prepared), prefetch=_ROWS_AT_ONCE)
-                async for record in cursor:
-                    for (name, kind), value in zip(names, record.values(), strict=True):
-                        fields.append((name, _value(kind, value)))
-                        size += len(name) + (len(value) if isinstance(value, str) else 0)
-                    if len(fields) > MAX_VALUES or size > MAX_RESULT_BYTES:
-                        raise SqlError(
-                            f"the result has more than {MAX_VALUES} values or"
-                            f" {MAX_RESULT_BYTES} bytes"
-                        )
-                return fields
+        async def run(connection: PostgresConnection) -> list[Field]:
+            prepared = await connection.prepare(numbered(statement.text))
+            names = [(a.name, _TYPES.get(a.type.name)) for a in prepared.get_attributes()]
+            most = MAX_VALUES // max(len(names), 1)
+            parameters = _parameters(statement, prepared)
+            records = await connection.fetch_few(prepared, parameters, most)
+            # A name goes with each value.
+            size = len(records) * sum(len(name) for name, _ in names)
+            if size > MAX_RESULT_BYTES:
+                raise ResultTooLargeError
+
+            def fields(record: Any) -> list[Field]:
+                return [
+                    (name, _value(kind, value))
+                    for (name, kind), value in zip(names, record.values(), strict=True)
+                ]
+
+            return [found for row in await map_in_turns(fields, records) for found in row]
 
         return await self._run(run)
 
     async def execute(self, statement: Statement) -> None:
-        async def run(connection: Any) -> None:
+        async def run(connection: PostgresConnection) -> None:
             prepared = await connection.prepare(numbered(statement.text))
-            await prepared.fetch(*_parameters(statement, prepared))
+            await connection.execute(prepared, _parameters(statement, prepared))
 
         await self._run(run)
 
     async def close(self) -> None:
-        if self._pool is None:
-            return
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
+        await self._pool.close()
 
-    async def _run(self, call: Callable[[Any], Awaitable[T]]) -> T:
-        async with self._making:
-            if self._pool is None:
-                self._pool = await self._make_pool()
+    async def _run(self, call: Callable[[PostgresConnection], Awaitable[T]]) -> T:
+        if self._database is None:
+            self._database = _database(await self.context.value("POSTGRES_CONNECTION_URL"))
+        where = self._database
         try:
-            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
-                return await call(connection)
+            return await self._call(where, call)
+        except ResultTooLargeError:
+            raise SqlError(
+                f"the result has more than {MAX_VALUES} values or {MAX_RESULT_BYTES} bytes"
+            ) from None
+        except ConnectionLostError:
+            raise SqlError(f"{where}: the connection was lost") from None
+        except (PoolBusyError, PoolClosedError) as exc:
+            raise SqlError(f"{where}: {exc}") from None
         except asyncpg.PostgresError as exc:
             raise _error(exc) from None
         except (asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
             raise SqlError(str(exc)[:_MAX_MESSAGE]) from None
         except ssl.SSLError:
-            raise SqlError("the server's certificate or its TLS is not accepted") from None
+            raise SqlError(f"{where}: its certificate or its TLS is not accepted") from None
+        except ConnectionError as exc:
+            # asyncpg has no other sign of it.
+            if "rejected SSL upgrade" in str(exc):
+                raise SqlError(f"{where}: it has no TLS") from None
+            raise SqlError(f"{where}: the server does not answer") from None
         except (OSError, TimeoutError):
-            raise SqlError("the server does not answer") from None
+            raise SqlError(f"{where}: the server does not answer") from None
 
-    async def _make_pool(self) -> Any:
-        """Return a pool that connects later."""
-        # asyncpg takes from the environment what is not said.
-        options = _options(await self.context.value("POSTGRES_CONNECTION_URL"))
+    async def _call(
+        self, where: _Database, call: Callable[[PostgresConnection], Awaitable[T]]
+    ) -> T:
+        while True:
+            connection = await self._pool.take(where)
+            try:
+                return await call(connection)
+            except ConnectionLostError as exc:
+                # One that the server closed while it was idle has not seen the statement.
+                if exc.sent or not connection.lent_before:
+                    raise
+            finally:
+                self._pool.give_back(where, connection)
+
+    async def _connect(self, database: _Database) -> PostgresConnection:
         tls: ssl.SSLContext | bool = False
-        if options.pop("tls"):
+        if database.tls:
             try:
                 tls = self.context.app.certificates.context()
             except TlsConfigError as exc:
                 raise SqlError(str(exc)) from None
-        return await asyncpg.create_pool(
-            **options,
-            ssl=tls,
-            direct_tls=False,
-            target_session_attrs="any",
-            krbsrvname="postgres",
-            gsslib="gssapi",
-            min_size=0,
-            max_size=_MAX_CONNECTIONS,
-            max_inactive_connection_lifetime=_IDLE_SECONDS,
-            timeout=_CONNECT_SECONDS,
-            statement_cache_size=0,
-            init=_exchange_text,
-            reset=_reset,
+        connection = await connect(
+            hosts=[(database.host, database.port)],
+            user=database.user,
+            password=database.password,
+            database=database.name,
+            tls=tls,
+            max_result_bytes=MAX_RESULT_BYTES,
         )
+        await connection.exchange(_AS_TEXT, str, str, "text")
+        return connection
 
 
-async def _exchange_text(connection: Any) -> None:
-    for name in _AS_TEXT:
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=str, decoder=str, format="text"
-        )
-
-
-async def _reset(connection: Any) -> None:
-    if connection.is_in_transaction():
-        await connection.execute("ROLLBACK")
-    await connection.execute("DISCARD ALL")
-
-
-def _options(url: str) -> dict[str, Any]:
+def _database(url: str) -> _Database:
     """Return where to connect to. Raises SqlError, without a word of the URL."""
     try:
         parts = urlsplit(url)
@@ -183,14 +209,14 @@ def _options(url: str) -> dict[str, Any]:
     if mode not in _MODES or settings.keys() - {"connect_timeout", "application_name"}:
         raise SqlError("POSTGRES_CONNECTION_URL has an option that is not supported")
     user = unquote(parts.username)
-    return {
-        "host": [parts.hostname],
-        "port": [port],
-        "user": user,
-        "password": unquote(parts.password or ""),
-        "database": unquote(parts.path.removeprefix("/")) or user,
-        "tls": _MODES[mode],
-    }
+    return _Database(
+        host=parts.hostname,
+        port=port,
+        user=user,
+        password=unquote(parts.password or ""),
+        name=unquote(parts.path.removeprefix("/")) or user,
+        tls=_MODES[mode],
+    )
 
 
 def _parameters(statement: Statement, prepared: Any) -> tuple[str, ...]:
