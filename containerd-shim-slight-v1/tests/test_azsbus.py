@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import time
@@ -36,6 +37,8 @@ class Bus:
         self.url = ""
         self.messages: dict[str, list[bytes]] = {"topic": [], "box": []}
         self.locked: dict[str, tuple[str, bytes]] = {}
+        self.number = 0
+        """Of the last message that was read."""
         self.lose_lock = False
         """The next message that is read cannot be removed."""
         self.status = 0
@@ -59,7 +62,9 @@ class Bus:
         if not self.messages[entity]:
             return response(204)
         message = self.messages[entity].pop(0)
-        place = path.removesuffix("head") + "1/6e2b64c3-92b1-4d9c-9de3-d4b4a6c4c0ff"
+        self.number += 1
+        lock = f"{self.number}/6e2b64c3-92b1-4d9c-9de3-d4b4a6c4c0ff"
+        place = path.removesuffix("head") + lock
         self.locked[place] = entity, message
         if self.lose_lock:
             self.lose_lock = False
@@ -129,6 +134,34 @@ def test_queue(app: Image, address: tuple[str, int]) -> None:
             assert await ask(port, "GET", "queue", "box") == (200, message)
 
     run(app, address, main)
+
+
+def test_who_publishes_does_not_wait_behind_who_receives(
+    app: Image, address: tuple[str, int]
+) -> None:
+    """200 guests receive, as long as there is nothing."""
+
+    async def serve(port: int) -> None:
+        bus, receiving, published = Bus(), asyncio.Semaphore(0), asyncio.Event()
+
+        async def answer(request: Received, writer: asyncio.StreamWriter) -> None:
+            if "/messages/head" in request.target:
+                receiving.release()
+                await published.wait()
+            writer.write(bus.answer(request))
+
+        async with http_server(answer, address=address) as server, asyncio.timeout(60):
+            bus.url = server.url
+            waiting = [asyncio.create_task(ask(port, "GET", "queue", "box")) for _ in range(200)]
+            for _ in waiting:
+                await receiving.acquire()
+            for _ in range(20):
+                assert (await ask(port, "PUT", "queue", "box", body=b"x"))[0] == 204
+            published.set()
+            answers = await asyncio.gather(*waiting)
+            assert sorted(answers) == [(200, b"")] * 180 + [(200, b"x")] * 20
+
+    app.run(serve, SLIGHT_MAX_INSTANCE_COUNT="250")
 
 
 def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str, int]) -> None:

@@ -165,17 +165,17 @@ def test_guest_that_is_cut_off_leaves_no_connection(app: Image) -> None:
 
 def test_many_wait_at_once(app: Image) -> None:
     async def main(port: int) -> None:
-        together = asyncio.Barrier(40)
+        together = asyncio.Barrier(200)
 
         async def answer(_: Received, writer: asyncio.StreamWriter) -> None:
             await together.wait()
             writer.write(response(200, b"x"))
 
-        async with http_server(answer) as server, asyncio.timeout(20):
-            asked = (ask(port, server.url) for _ in range(40))
-            assert await asyncio.gather(*asked) == [(200, b"x")] * 40
+        async with http_server(answer) as server, asyncio.timeout(60):
+            asked = (ask(port, server.url) for _ in range(200))
+            assert await asyncio.gather(*asked) == [(200, b"x")] * 200
 
-    app.run(main)
+    app.run(main, SLIGHT_MAX_INSTANCE_COUNT="200")
 
 
 # Who may be asked

@@ -173,16 +173,30 @@ def test_too_much(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     call(f"redis://{redis.address}", main)
 
 
-def test_requests_at_once(image: Image, redis: Server) -> None:
+def test_many_wait_at_once(image: Image, redis: Server) -> None:
+    """200 guests, each with a command that the server holds back."""
     image.slightfile(KEYVALUE)
+    cli = redis_cli(redis)
+
+    async def waiting() -> int:
+        clients = await asyncio.to_thread(redis.run, *cli, "CLIENT", "LIST", "TYPE", "NORMAL")
+        return clients.count("cmd=set")
 
     async def main(port: int) -> None:
-        answers = await asyncio.gather(
-            *(fetch(port, f"/kv/many/{n}/", method="PUT", body=b"x") for n in range(40))
-        )
-        assert {answer.status for answer in answers} == {204}
+        assert redis.run(*cli, "CLIENT", "PAUSE", "60000", "WRITE") == "OK\n"
+        asked = [
+            asyncio.create_task(fetch(port, f"/kv/many/{n}/", method="PUT", body=b"x"))
+            for n in range(200)
+        ]
+        async with asyncio.timeout(60):
+            while await waiting() < 200:
+                pass
+            assert not any(task.done() for task in asked)
+            assert await asyncio.to_thread(redis.run, *cli, "CLIENT", "UNPAUSE") == "OK\n"
+            assert {answer.status for answer in await asyncio.gather(*asked)} == {204}
 
-    image.run(main, ADDRESS_OF_REDIS=f"redis://{redis.address}")
+    env = {"ADDRESS_OF_REDIS": f"redis://{redis.address}", "SLIGHT_MAX_INSTANCE_COUNT": "200"}
+    image.run(main, **env)
 
 
 def test_slightfile_without_an_address(image: Image) -> None:

@@ -22,7 +22,6 @@ from containerd_shimkit.tls import TlsConfigError
 MAX_ANSWER_BYTES: Final = 129 << 20  # the largest value, and a little
 _CONNECT_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 60.0
-_CONNECTIONS: Final = 100
 _MOST_AT_ONCE_BYTES: Final = 1 << 20
 
 
@@ -104,7 +103,9 @@ class RestClient:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+                # A guest makes one call at a time: there are no more than requests in flight, and
+                # none waits behind those of others that take long.
+                connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
                 ),

@@ -40,7 +40,6 @@ _MAX_SECONDS: Final = 9_000_000_000  # etcd's
 _MAX_NAME_BYTES: Final = 64 << 10
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _CALL_SECONDS: Final = 10.0
-_MAX_CONNECTIONS: Final = 1000
 # Another key of the server's is not a lock, and nothing that a guest may remove.
 _KEY: Final = re.compile(rb".*/[0-9a-f]{1,16}", re.DOTALL)
 
@@ -187,7 +186,8 @@ class Backend(LockingBackend):
 
 def _new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS),
+        # Whoever waits for a lock holds one; nobody who gives one back may wait behind them.
+        connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 

@@ -36,7 +36,6 @@ MAX_BODY_BYTES: Final = 64 << 20
 
 _CONNECT_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 30.0
-_MAX_CONNECTIONS: Final = 1000
 _MAX_URL: Final = 16 << 10
 _MAX_REDIRECTS: Final = 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -183,9 +182,8 @@ class HttpClient:
     def _connections(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=_MAX_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS
-                ),
+                # A guest makes one call at a time: there are no more than requests in flight.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=_NOT_ADDED,

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from containerd_shimkit.testing.apps import free_address
 
 _MAX_HEAD_BYTES = 1 << 20
+_BACKLOG = 1024  # hundreds may come at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,10 @@ async def http_server(
     """A server that accepts connections. context: by TLS. address: see ``free_address``."""
     server = HttpServer(answer, "https" if context else "http", *(address or free_address()))
     listener = await asyncio.start_server(
-        server.accept, server.host, server.port, ssl=context, limit=_MAX_HEAD_BYTES
+        *(server.accept, server.host, server.port),
+        ssl=context,
+        limit=_MAX_HEAD_BYTES,
+        backlog=_BACKLOG,
     )
     try:
         yield server
