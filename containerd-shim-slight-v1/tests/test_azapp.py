@@ -119,6 +119,20 @@ def test_config_without_a_value(image: Image) -> None:
     run(image, store, main)
 
 
+@pytest.mark.parametrize("size", [100_000, 9 << 20])
+def test_config_that_is_too_large(image: Image, size: int) -> None:
+    """The service has none of more than 10 kB; who answers may be somebody else."""
+    store = Store()
+    store.values["key"] = "x" * size
+
+    async def main(port: int) -> None:
+        status, text = await ask(port, "key")
+        assert status == 418
+        assert text.endswith(" answers more than 65536 bytes"), text
+
+    run(image, store, main)
+
+
 def test_locked_config(image: Image) -> None:
     store = Store()
     store.locked.add("key")

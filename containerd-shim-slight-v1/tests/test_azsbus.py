@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import pytest
 
+from containerd_shim_slight_v1.capabilities.messaging import azsbus
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
@@ -162,6 +163,20 @@ def test_who_publishes_does_not_wait_behind_who_receives(
             assert sorted(answers) == [(200, b"")] * 180 + [(200, b"x")] * 20
 
     app.run(serve, SLIGHT_MAX_INSTANCE_COUNT="250")
+
+
+def test_too_large_a_message(
+    app: Image, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azsbus, "MAX_MESSAGE_BYTES", 1000)
+
+    async def main(port: int, bus: Bus) -> None:
+        bus.messages["box"] += [bytes(1001), b"small"]
+        text = b"0 a message is larger than 1000 bytes"
+        assert await ask(port, "GET", "queue", "box") == (418, text)
+        assert await ask(port, "GET", "queue", "box") == (200, b"small")
+
+    run(app, address, main)
 
 
 def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str, int]) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from containerd_shim_slight_v1.capabilities import listing
 from containerd_shim_slight_v1.capabilities.context import AppContext, BackendContext
 from containerd_shim_slight_v1.capabilities.keyvalue import filesystem
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
@@ -200,12 +201,12 @@ def test_too_large_a_value(files: Backend, store: Path, monkeypatch: pytest.Monk
 
 
 def test_too_many_keys(files: Backend, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "MAX_KEYS", 2)
+    monkeypatch.setattr(listing, "MAX_NAMES", 2)
     for name in ("a", "b"):
         (store / name).touch()
     assert sorted(asyncio.run(files.keys("store"))) == ["a", "b"]
     (store / "c").touch()
-    with pytest.raises(StoreIoError, match="more than 2 keys"):
+    with pytest.raises(StoreIoError, match="store 'store' has more than 2 names"):
         asyncio.run(files.keys("store"))
 
 

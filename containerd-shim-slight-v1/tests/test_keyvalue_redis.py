@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 import uvloop
 
+from containerd_shim_slight_v1.capabilities import listing
 from containerd_shim_slight_v1.capabilities.context import AppContext, BackendContext
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
 from containerd_shim_slight_v1.capabilities.keyvalue import redis as redis_module
@@ -159,7 +160,7 @@ def test_server_that_restarts_between_two_calls() -> None:
 
 def test_too_much(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_module, "MAX_VALUE_BYTES", 10)
-    monkeypatch.setattr(redis_module, "MAX_KEYS", 2)
+    monkeypatch.setattr(listing, "MAX_NAMES", 2)
 
     async def main(backend: Backend) -> None:
         with pytest.raises(CapabilityError, match="11 bytes, more than 10") as caught:
@@ -167,8 +168,38 @@ def test_too_much(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.case == "invalid-value"
         for key in "abc":
             await backend.set("much", key, b"")
-        with pytest.raises(CapabilityError, match="more than 2 keys"):
+        with pytest.raises(CapabilityError, match="store 'much' has more than 2 names"):
             await backend.keys("much")
+
+    call(f"redis://{redis.address}", main)
+
+
+def test_keys_of_too_many_bytes(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MAX_NAMES_BYTES", 10_000)
+
+    async def main(backend: Backend) -> None:
+        for key in "ab":
+            await backend.set("large", key * 6000, b"")
+        message = "'large' has more than 100000 names, or 10000 bytes of them"
+        with pytest.raises(CapabilityError, match=message) as caught:
+            await backend.keys("large")
+        assert caught.value.case == "io-error"
+        await backend.delete("large", "a" * 6000)
+        assert await backend.keys("large") == ["b" * 6000]
+
+    call(f"redis://{redis.address}", main)
+
+
+def test_value_that_is_too_large(redis: Server) -> None:
+    """Somebody else stored it: the server says its length first."""
+    assert redis.run(*redis_cli(redis), "SETRANGE", "s:big", str(200 << 20), "x")
+
+    async def main(backend: Backend) -> None:
+        with pytest.raises(CapabilityError, match="exceeds 134217728 bytes"):
+            await backend.get("s", "big")
+        await backend.delete("s", "big")
+        with pytest.raises(CapabilityError, match="no key"):
+            await backend.get("s", "big")
 
     call(f"redis://{redis.address}", main)
 

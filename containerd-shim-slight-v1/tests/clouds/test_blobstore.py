@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from containerd_shim_slight_v1.capabilities.blobstore import aws_s3, azblob, streams
+from containerd_shim_slight_v1.capabilities import listing
+from containerd_shim_slight_v1.capabilities.blobstore import streams
 from containerd_shim_slight_v1.capabilities.blobstore.base import BlobBackend, BlobError, ObjectInfo
 from containerd_shim_slight_v1.capabilities.blobstore.streams import (
     OpenContainer,
@@ -167,16 +168,21 @@ def test_many_streams(app: Image) -> None:
     app.run(main)
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MAX_NAMES", 2), ("MAX_NAMES_BYTES", 5)])
 def test_more_objects_than_an_answer_has(
-    app: Image, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    app: Image, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
-    for module in (aws_s3, azblob):
-        monkeypatch.setattr(module, "MAX_OBJECTS", 2)
+    monkeypatch.setattr(listing, limit, most)
 
     async def main(port: int) -> None:
-        for name in "abc":
+        for name in ("ab", "cd", "ef"):
             assert (await do(port, "put", name, b"x"))[0] == 204
-        assert await do(port, "list") == (418, b"container 'store' has more than 2 objects")
+        status, text = await do(port, "list")
+        assert (status, text) == (
+            418,
+            f"container 'store' has more than {listing.MAX_NAMES} names,"
+            f" or {listing.MAX_NAMES_BYTES} bytes of them".encode(),
+        )
 
     app.run(main)
     monkeypatch.undo()

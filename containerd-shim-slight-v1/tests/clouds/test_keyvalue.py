@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 import pytest
 
+from containerd_shim_slight_v1.capabilities import listing, rest
 from containerd_shim_slight_v1.capabilities.aws import AwsService
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
-from containerd_shim_slight_v1.capabilities.keyvalue import awsdynamodb, azblob
+from containerd_shim_slight_v1.capabilities.keyvalue import azblob
 from containerd_shim_slight_v1.capabilities.keyvalue.base import KeyValueBackend
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
@@ -143,15 +144,50 @@ def test_config_that_is_wrong(azure: Cloud, configs: dict[str, str]) -> None:
     fails(azure.but(**configs), "unexpected-error", f"config '{name}' is no")
 
 
+def test_keys_of_too_many_bytes(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MAX_NAMES_BYTES", 1000)
+
+    async def main(backend: KeyValueBackend) -> None:
+        for name in ("a", "b"):
+            await backend.set("store", name * 501, b"x")
+        with pytest.raises(CapabilityError, match="or 1000 bytes of them") as caught:
+            await backend.keys("store")
+        assert caught.value.case == "io-error"
+        await backend.delete("store", "b" * 501)
+        assert await backend.keys("store") == ["a" * 501]
+        await backend.delete("store", "a" * 501)
+
+    cloud.call(main)
+
+
+def test_stored_value_that_is_too_large(
+    azure: Cloud, dynamodb: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else stored it."""
+
+    async def main(backend: KeyValueBackend) -> None:
+        await backend.set("store", "large", bytes(100_000))
+        with monkeypatch.context() as patched:
+            patched.setattr(azblob, "MAX_VALUE_BYTES", 50_000)
+            patched.setattr(rest.RestClient.ask, "__defaults__", (b"", 50_000))
+            patched.setattr(AwsService.ask, "__defaults__", (None, None, b"", 50_000))
+            with pytest.raises(CapabilityError, match="answers more than 50000 bytes") as caught:
+                await backend.get("store", "large")
+            assert caught.value.case == "io-error"
+        await backend.delete("store", "large")
+
+    azure.call(main)
+    dynamodb.call(main)
+
+
 def test_more_keys_than_one_page(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(azblob, "MAX_KEYS", 30)
-    monkeypatch.setattr(awsdynamodb, "MAX_KEYS", 30)
+    monkeypatch.setattr(listing, "MAX_NAMES", 30)
 
     async def main(backend: KeyValueBackend) -> None:
         value = b"x" * 90_000  # a page of DynamoDB's has 1 MB
         for n in range(31):
             await backend.set("store", f"k{n}", value)
-        with pytest.raises(CapabilityError, match="more than 30 keys"):
+        with pytest.raises(CapabilityError, match="store 'store' has more than 30 names"):
             await backend.keys("store")
         await backend.delete("store", "k30")
         assert sorted(await backend.keys("store")) == sorted(f"k{n}" for n in range(30))

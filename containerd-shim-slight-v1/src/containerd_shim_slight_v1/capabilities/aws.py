@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext, ConfigValueError
-from containerd_shim_slight_v1.capabilities.rest import RestAnswer, RestClient
+from containerd_shim_slight_v1.capabilities.rest import MAX_SMALL_BYTES, RestAnswer, RestClient
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
@@ -51,10 +51,12 @@ class AwsService:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        most_bytes: int = MAX_SMALL_BYTES,
     ) -> RestAnswer:
         """Return an answer of any status. Raises ConfigValueError, RestError.
 
         path: encoded, with a slash.  headers: by their names in lower case.
+        most_bytes: of the answer.
         """
         access = await self._open()
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -87,7 +89,7 @@ class AwsService:
             f"Signature={signature.hexdigest()}"
         )
         url = f"{access.endpoint}{path}" + (f"?{text}" if text else "")
-        return await self._rest.ask(method, url, sent, body)
+        return await self._rest.ask(method, url, sent, body, most_bytes)
 
     async def where(self) -> str:
         """Return what messages call the service. Raises ConfigValueError."""

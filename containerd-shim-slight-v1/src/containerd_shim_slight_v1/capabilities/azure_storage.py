@@ -24,11 +24,18 @@ from xml.etree import ElementTree
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext, ConfigValueError
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
-from containerd_shim_slight_v1.capabilities.rest import RestAnswer, RestClient, place
+from containerd_shim_slight_v1.capabilities.listing import Names
+from containerd_shim_slight_v1.capabilities.rest import (
+    MAX_SMALL_BYTES,
+    RestAnswer,
+    RestClient,
+    place,
+)
 
 _VERSION: Final = "2021-12-02"
 _CONTAINER: Final = re.compile(r"[a-z0-9](-?[a-z0-9]){2,62}|\$root")
 _MAX_BLOB_NAME: Final = 1024
+_MAX_PAGE_BYTES: Final = 32 << 20  # of 5000 names and what else is told of their blobs
 _MAX_SHOWN: Final = 200
 
 
@@ -77,10 +84,11 @@ class AzureStorage:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        most_bytes: int = MAX_SMALL_BYTES,
     ) -> RestAnswer:
         """Return an answer of success.
 
-        query, headers: by their names in lower case.
+        query, headers: by their names in lower case.  most_bytes: of the answer.
         Raises AzureError, BadNameError, ConfigValueError, RestError.
         """
         account = await self._open()
@@ -97,30 +105,26 @@ class AzureStorage:
         url = account.endpoint + path
         if query:
             url += "?" + "&".join(f"{name}={quote(query[name], safe='')}" for name in query)
-        answer = await self._rest.ask(method, url, sent, body)
+        answer = await self._rest.ask(method, url, sent, body, most_bytes)
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise _error(account, answer)
         return answer
 
-    async def list_blobs(self, container: str, most: int) -> list[str]:
-        """Return the names of all blobs, more than ``most`` if there are so many.
-
-        Raises as ``ask``.
-        """
-        names: list[str] = []
+    async def list_blobs(self, container: str, names: Names) -> None:
+        """Add the names of all blobs. Raises as ``ask``, and the error of ``names``."""
         query = {"restype": "container", "comp": "list"}
         while True:
-            answer = await self.ask("GET", container, query=query)
+            answer = await self.ask("GET", container, query=query, most_bytes=_MAX_PAGE_BYTES)
             try:
                 document = ElementTree.fromstring(answer.body)
             except ElementTree.ParseError:
                 raise AzureError(
                     f"{await self._where()}: unknown answer", "", answer.status
                 ) from None
-            names += map(_name, document.iterfind("Blobs/Blob/Name"))
+            names.add(map(_name, document.iterfind("Blobs/Blob/Name")))
             marker = document.findtext("NextMarker")
-            if not marker or len(names) > most:
-                return names
+            if not marker:
+                return
             query["marker"] = marker
 
     async def close(self) -> None:

@@ -19,7 +19,8 @@ import yarl
 
 from containerd_shimkit.tls import TlsConfigError
 
-MAX_ANSWER_BYTES: Final = 129 << 20  # the largest value, and a little
+MAX_SMALL_BYTES: Final = 8 << 20
+"""Of what is no value of a guest's: errors, and pages of lists."""
 _CONNECT_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 60.0
 _MOST_AT_ONCE_BYTES: Final = 1 << 20
@@ -31,6 +32,10 @@ class RestError(Exception):
 
 class RestConnectionError(RestError):
     """The server is away."""
+
+
+class RestTooLargeError(RestError):
+    """The answer has more bytes than are taken."""
 
 
 class RestTimeoutError(RestError):
@@ -56,17 +61,25 @@ class RestClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes = b""
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        most_bytes: int = MAX_SMALL_BYTES,
     ) -> RestAnswer:
-        """Send a request, wait for all of the answer. url: encoded already. Raises RestError."""
+        """Send a request, wait for all of the answer. Raises RestError.
+
+        url: encoded already.  most_bytes: of the answer's body.
+        """
         where = place(url)
         try:
             try:
-                return await self._ask(method, url, headers, body)
+                return await self._ask(method, url, headers, body, most_bytes)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
                 if isinstance(exc, aiohttp.ClientConnectorError):
                     raise
-                return await self._ask(method, url, headers, body)
+                return await self._ask(method, url, headers, body, most_bytes)
         except TlsConfigError as exc:
             raise RestConnectionError(f"{where}: {exc}") from None
         except TimeoutError:
@@ -81,7 +94,7 @@ class RestClient:
             await session.close()
 
     async def _ask(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, most_bytes: int
     ) -> RestAnswer:
         target = yarl.URL(url, encoded=True)
         async with self._open_session().request(
@@ -95,9 +108,9 @@ class RestClient:
             content = bytearray()
             async for part in answer.content.iter_any():
                 content += part
-                if len(content) > MAX_ANSWER_BYTES:
+                if len(content) > most_bytes:
                     answer.close()
-                    raise RestError(f"{place(url)} answers more than {MAX_ANSWER_BYTES} bytes")
+                    raise RestTooLargeError(f"{place(url)} answers more than {most_bytes} bytes")
             return RestAnswer(answer.status, answer.headers, bytes(content))
 
     def _open_session(self) -> aiohttp.ClientSession:

@@ -22,7 +22,6 @@ from xml.sax.saxutils import escape
 
 from containerd_shim_slight_v1.capabilities.aws import AwsService
 from containerd_shim_slight_v1.capabilities.blobstore.base import (
-    MAX_OBJECTS,
     BlobBackend,
     BlobError,
     ContainerInfo,
@@ -32,7 +31,8 @@ from containerd_shim_slight_v1.capabilities.blobstore.base import (
     Upload,
 )
 from containerd_shim_slight_v1.capabilities.context import BackendContext
-from containerd_shim_slight_v1.capabilities.rest import RestAnswer, RestError
+from containerd_shim_slight_v1.capabilities.listing import Names
+from containerd_shim_slight_v1.capabilities.rest import MAX_SMALL_BYTES, RestAnswer, RestError
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_NAME_BYTES: Final = 1024
@@ -67,23 +67,25 @@ class Backend(BlobBackend):
         return ObjectInfo(name, container, created, int(length), version)
 
     async def list_objects(self, container: str) -> list[str]:
-        names: list[str] = []
+        names = Names(f"container {container!r}", BlobError)
         query = {"list-type": "2", "encoding-type": "url"}  # names may have what XML has not
         while True:
             document = _parsed(await self._s3.ask("GET", container, query=query))
             plain = document.findtext("EncodingType") != "url"
             keys = [key.text or "" for key in document.iterfind("Contents/Key")]
-            names += keys if plain else map(unquote_plus, keys)
-            if len(names) > MAX_OBJECTS:
-                raise BlobError(f"container {container!r} has more than {MAX_OBJECTS} objects")
+            names.add(keys if plain else map(unquote_plus, keys))
             token = document.findtext("NextContinuationToken")
             if not token:
-                return names
+                return list(names)
             query["continuation-token"] = token
 
     async def read(self, info: ObjectInfo, start: int, size: int) -> bytes:
         headers = {"range": f"bytes={start}-{start + size - 1}", "if-match": info.version}
-        return (await self._s3.ask("GET", info.container, info.name, headers=headers)).body
+        most = max(size, MAX_SMALL_BYTES)
+        answer = await self._s3.ask(
+            "GET", info.container, info.name, headers=headers, most_bytes=most
+        )
+        return answer.body
 
     async def write(self, container: str, name: str, content: bytes) -> None:
         await self._s3.ask("PUT", container, _checked(name), body=content)
@@ -158,6 +160,7 @@ class _S3:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        most_bytes: int = MAX_SMALL_BYTES,
     ) -> RestAnswer:
         """Return an answer of success. bucket: empty for all. Raises BlobError."""
         path = "/"
@@ -168,7 +171,7 @@ class _S3:
         if name:
             path += "/" + quote(name, safe="/~")
         try:
-            answer = await self.service.ask(method, path, query, headers, body)
+            answer = await self.service.ask(method, path, query, headers, body, most_bytes)
         except RestError as exc:
             raise BlobError(str(exc)) from None
         if answer.status < HTTPStatus.BAD_REQUEST:

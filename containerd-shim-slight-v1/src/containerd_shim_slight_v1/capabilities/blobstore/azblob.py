@@ -21,7 +21,6 @@ from containerd_shim_slight_v1.capabilities.azure_storage import (
     BadNameError,
 )
 from containerd_shim_slight_v1.capabilities.blobstore.base import (
-    MAX_OBJECTS,
     BlobBackend,
     BlobError,
     ContainerInfo,
@@ -31,7 +30,8 @@ from containerd_shim_slight_v1.capabilities.blobstore.base import (
     Upload,
 )
 from containerd_shim_slight_v1.capabilities.context import BackendContext
-from containerd_shim_slight_v1.capabilities.rest import RestError
+from containerd_shim_slight_v1.capabilities.listing import Names
+from containerd_shim_slight_v1.capabilities.rest import MAX_SMALL_BYTES, RestError
 
 _DELETES_AT_ONCE: Final = 16
 _NOT_FOUND: Final = 404
@@ -66,16 +66,19 @@ class Backend(BlobBackend):
         )
 
     async def list_objects(self, container: str) -> list[str]:
+        names = Names(f"container {container!r}", BlobError)
         with _errors(container):
-            names = await self._storage.list_blobs(container, MAX_OBJECTS)
-        if len(names) > MAX_OBJECTS:
-            raise BlobError(f"container {container!r} has more than {MAX_OBJECTS} objects")
-        return names
+            await self._storage.list_blobs(container, names)
+        return list(names)
 
     async def read(self, info: ObjectInfo, start: int, size: int) -> bytes:
         headers = {"range": f"bytes={start}-{start + size - 1}", "if-match": info.version}
         with _errors(info.container, info.name):
-            answer = await self._storage.ask("GET", info.container, info.name, headers=headers)
+            answer = await self._storage.ask(
+                *("GET", info.container, info.name),
+                headers=headers,
+                most_bytes=max(size, MAX_SMALL_BYTES),
+            )
         return answer.body
 
     async def write(self, container: str, name: str, content: bytes) -> None:

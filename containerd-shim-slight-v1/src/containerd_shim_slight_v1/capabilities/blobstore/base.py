@@ -20,8 +20,6 @@ PART_BYTES: Final = 8 << 20
 MAX_PARTS: Final = 10_000
 MAX_READ_BYTES: Final = 64 << 20
 """Of one read; whoever asks for more gets so much."""
-MAX_OBJECTS: Final = 100_000
-"""Of a container, in one answer."""
 
 
 class BlobError(CapabilityError):

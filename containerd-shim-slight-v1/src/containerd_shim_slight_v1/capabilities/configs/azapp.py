@@ -37,6 +37,7 @@ from containerd_shim_slight_v1.capabilities.rest import RestAnswer, RestClient, 
 _API_VERSION: Final = "1.0"
 _CONTENT_TYPE: Final = "application/vnd.microsoft.appconfig.kv+json"
 _MAX_BYTES: Final = 10_000  # of key and value together
+_MAX_ANSWER_BYTES: Final = 64 << 10  # in JSON, with all that is told of a key
 _PAUSES: Final = (0.2, 1.0)  # before another try, which upstream makes, too
 _AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 _DENIED: Final = frozenset({401, 403, 409})  # 409: the key is locked
@@ -113,7 +114,9 @@ class Backend(ConfigsBackend):
             if body:
                 headers["content-type"] = _CONTENT_TYPE
             try:
-                answer = await self._rest.ask(method, store.endpoint + path, headers, body)
+                answer = await self._rest.ask(
+                    method, store.endpoint + path, headers, body, _MAX_ANSWER_BYTES
+                )
             except RestError as exc:
                 raise ConfigsIoError(str(exc)) from None
             if answer.status not in _AGAIN or pause is None:

@@ -19,7 +19,6 @@ from typing import Any, Final
 from containerd_shim_slight_v1.capabilities.aws import AwsService
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
-    MAX_KEYS,
     AuthenticationError,
     InvalidKeyError,
     InvalidValueError,
@@ -30,6 +29,7 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     StoreIoError,
     StoreTimeoutError,
 )
+from containerd_shim_slight_v1.capabilities.listing import Names
 from containerd_shim_slight_v1.capabilities.rest import (
     RestConnectionError,
     RestError,
@@ -87,7 +87,7 @@ class Backend(KeyValueBackend):
         await self._call("PutItem", store, {"Item": item})
 
     async def keys(self, store: str) -> list[str]:
-        keys: list[str] = []
+        keys = Names(f"store {store!r}", StoreIoError)
         question: dict[str, Any] = {
             "ProjectionExpression": "#key",
             "ExpressionAttributeNames": {"#key": "key"},
@@ -97,11 +97,9 @@ class Backend(KeyValueBackend):
             for item in answer.get("Items", ()):
                 match item:
                     case {"key": {"S": str(key)}}:
-                        keys.append(key)
-            if len(keys) > MAX_KEYS:
-                raise StoreIoError(f"store {store!r} has more than {MAX_KEYS} keys")
+                        keys.add((key,))
             if not answer.get("LastEvaluatedKey"):
-                return keys
+                return list(keys)
             question["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     async def delete(self, store: str, key: str) -> None:

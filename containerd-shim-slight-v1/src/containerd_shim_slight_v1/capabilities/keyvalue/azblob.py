@@ -18,7 +18,6 @@ from containerd_shim_slight_v1.capabilities.azure_storage import (
 )
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
-    MAX_KEYS,
     MAX_VALUE_BYTES,
     AuthenticationError,
     InvalidKeyError,
@@ -30,6 +29,7 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     StoreIoError,
     StoreTimeoutError,
 )
+from containerd_shim_slight_v1.capabilities.listing import Names
 from containerd_shim_slight_v1.capabilities.rest import (
     RestConnectionError,
     RestError,
@@ -53,7 +53,10 @@ class Backend(KeyValueBackend):
 
     async def get(self, store: str, key: str) -> bytes:
         with _errors(store, key):
-            return (await self._storage.ask("GET", store, _checked(key))).body
+            answer = await self._storage.ask(
+                "GET", store, _checked(key), most_bytes=MAX_VALUE_BYTES
+            )
+            return answer.body
 
     async def set(self, store: str, key: str, value: bytes) -> None:
         if len(value) > MAX_VALUE_BYTES:
@@ -63,11 +66,10 @@ class Backend(KeyValueBackend):
             await self._storage.ask("PUT", store, _checked(key), headers=headers, body=value)
 
     async def keys(self, store: str) -> list[str]:
+        names = Names(f"store {store!r}", StoreIoError)
         with _errors(store):
-            names = await self._storage.list_blobs(store, MAX_KEYS)
-        if len(names) > MAX_KEYS:
-            raise StoreIoError(f"store {store!r} has more than {MAX_KEYS} keys")
-        return names
+            await self._storage.list_blobs(store, names)
+        return list(names)
 
     async def delete(self, store: str, key: str) -> None:
         with _errors(store, key):

@@ -14,8 +14,6 @@ from containerd_shim_slight_v1.capabilities.errors import CapabilityError
 
 MAX_VALUE_BYTES: Final = 128 << 20
 """A backend refuses larger values before they are in memory."""
-MAX_KEYS: Final = 100_000
-"""Of a store, in one answer."""
 
 
 class KeyValueError(CapabilityError):

@@ -26,7 +26,6 @@ from containerd_shim_slight_v1.capabilities.directories import (
     reason,
 )
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
-    MAX_KEYS,
     MAX_VALUE_BYTES,
     InvalidKeyError,
     InvalidValueError,
@@ -35,6 +34,7 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     KeyValueError,
     StoreIoError,
 )
+from containerd_shim_slight_v1.capabilities.listing import Names
 
 
 class Backend(KeyValueBackend):
@@ -76,15 +76,13 @@ class Backend(KeyValueBackend):
                 raise
 
     async def keys(self, store: str) -> list[str]:
-        keys: list[str] = []
+        keys = Names(f"store {store!r}", StoreIoError)
         with self._opened(store) as directory, os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or not entry.is_file(follow_symlinks=False):
                     continue
-                if len(keys) == MAX_KEYS:
-                    raise StoreIoError(f"store {store!r} has more than {MAX_KEYS} keys")
-                keys.append(_key_of(entry.name))
-        return keys
+                keys.add((_key_of(entry.name),))
+        return list(keys)
 
     async def delete(self, store: str, key: str) -> None:
         name = _file_name(key)

@@ -12,7 +12,6 @@ from typing import Final
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.keyvalue.base import (
-    MAX_KEYS,
     MAX_VALUE_BYTES,
     AuthenticationError,
     InvalidValueError,
@@ -23,6 +22,7 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     StoreIoError,
     StoreTimeoutError,
 )
+from containerd_shim_slight_v1.capabilities.listing import Names
 from containerd_shimkit.redis_client.address import AddressError, RedisAddress
 from containerd_shimkit.redis_client.connection import (
     CannotConnectError,
@@ -67,20 +67,21 @@ class Backend(KeyValueBackend):
         prefix = _name(store, "")
         pattern = _GLOB.sub(rb"\\\g<0>", prefix) + b"*"
         # In steps: KEYS would stop the server for everybody until it has them all.
-        found: set[bytes] = set()  # the same key may come again
+        # Somebody else's key need not be UTF-8; then it is nothing that a guest could ask for.
+        found = Names(f"store {store!r}", StoreIoError)  # the same key may come again
         cursor = b"0"
         while True:
             match await self._call(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000"):
                 case [bytes() as cursor, list() as keys]:
-                    found.update(key for key in keys if isinstance(key, bytes))
+                    found.add(
+                        key.removeprefix(prefix).decode(errors="replace")
+                        for key in keys
+                        if isinstance(key, bytes)
+                    )
                 case _:
                     raise KeyValueError(f"{self._address}: unknown answer")
-            if len(found) > MAX_KEYS:
-                raise StoreIoError(f"store {store!r} has more than {MAX_KEYS} keys")
             if cursor == b"0":
-                break
-        # Somebody else's key need not be UTF-8; then it is nothing that a guest could ask for.
-        return [key.removeprefix(prefix).decode(errors="replace") for key in found]
+                return list(found)
 
     async def delete(self, store: str, key: str) -> None:
         await self._call(b"DEL", _name(store, key))

@@ -25,6 +25,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.messaging.base import (
+    MAX_MESSAGE_BYTES,
     ConnectionLostError,
     DeliveryFailedError,
     InsufficientPermissionsError,
@@ -36,10 +37,12 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
     check_size,
 )
 from containerd_shim_slight_v1.capabilities.rest import (
+    MAX_SMALL_BYTES,
     RestAnswer,
     RestClient,
     RestConnectionError,
     RestError,
+    RestTooLargeError,
     place,
 )
 
@@ -85,7 +88,7 @@ class Backend(MessagingBackend):
 
     async def _take(self, entity: str, shown: str) -> bytes:
         path = f"/{entity}/messages/head?timeout={_WAIT_SECONDS}"
-        answer = await self._ask("POST", path, b"", shown)
+        answer = await self._ask("POST", path, b"", shown, MAX_MESSAGE_BYTES)
         if answer.status == HTTPStatus.NO_CONTENT:
             return b""
         lock = urlsplit(answer.headers.get("location", "")).path
@@ -97,7 +100,14 @@ class Backend(MessagingBackend):
             raise MessagingError(f"{shown!r}: the message cannot be removed: {removed.status}")
         return answer.body
 
-    async def _ask(self, method: str, path: str, body: bytes, shown: str) -> RestAnswer:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        shown: str,
+        most_bytes: int = MAX_SMALL_BYTES,
+    ) -> RestAnswer:
         """Return an answer that is neither a refusal nor a fault. Raises MessagingError."""
         base = await self._base()
         headers = {
@@ -105,7 +115,9 @@ class Backend(MessagingBackend):
             "content-type": "application/octet-stream",
         }
         try:
-            answer = await self._rest.ask(method, f"{base}{path}", headers, body)
+            answer = await self._rest.ask(method, f"{base}{path}", headers, body, most_bytes)
+        except RestTooLargeError:
+            raise PayloadTooLargeError(None, most_bytes) from None
         except RestConnectionError as exc:
             raise ServiceUnavailableError(str(exc)) from None
         except RestError as exc:

@@ -32,8 +32,10 @@ class PayloadTooLargeError(MessagingError):
 
     case = "payload-too-large"
 
-    def __init__(self, size: int, limit: int = MAX_MESSAGE_BYTES) -> None:
-        super().__init__(f"a message of {size} bytes is larger than {limit} bytes")
+    def __init__(self, size: int | None, limit: int = MAX_MESSAGE_BYTES) -> None:
+        """size: None is not known."""
+        of_size = "" if size is None else f" of {size} bytes"
+        super().__init__(f"a message{of_size} is larger than {limit} bytes")
 
 
 class TopicNotFoundError(MessagingError):
