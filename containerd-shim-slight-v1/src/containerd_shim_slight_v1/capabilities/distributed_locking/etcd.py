@@ -153,6 +153,10 @@ class Backend(LockingBackend):
             ) as response:
                 data = await _read(response)
                 status = response.status
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError):
+            raise LockConnectionError(
+                f"{server}: its certificate or its TLS is not accepted"
+            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError):
             raise LockConnectionError(f"{server}: the server does not answer") from None
         try:

@@ -38,7 +38,7 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
     check_size,
 )
 from containerd_shim_slight_v1.capabilities.messaging.subscriptions import Subscriptions
-from containerd_shimkit.tls import TlsConfigError
+from containerd_shimkit.tls import TlsConfigError, new_context
 
 _DEFAULT_SERVER: Final = "tls://connect.ngs.global"
 _JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.=-]+)", re.ASCII)
@@ -124,8 +124,8 @@ class Backend(MessagingBackend):
         if parts.scheme not in ("nats", "tls") or not parts.hostname:
             raise MessagingError("NATS_URL is no URL with nats:// or tls://")
         options = {} if not credentials else _credentials(credentials)
-        tls = self._tls(parts.scheme == "tls")
-        client, failure = Client(), _Failure()
+        wanted = parts.scheme == "tls"
+        client, failure = _Client(wanted), _Failure()
         connecting = asyncio.create_task(
             client.connect(
                 url,
@@ -133,8 +133,7 @@ class Backend(MessagingBackend):
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 connect_timeout=_FLUSH_SECONDS,
-                tls=tls,
-                tls_hostname=parts.hostname if tls else None,
+                tls=self._tls(wanted),
                 **options,
             )
         )
@@ -155,11 +154,32 @@ class Backend(MessagingBackend):
             raise _error(server, exc) from None
         return client
 
-    def _tls(self, wanted: bool) -> ssl.SSLContext | None:
+    def _tls(self, wanted: bool) -> ssl.SSLContext:
+        """Return what a server is checked with that has TLS, which those of ``nats://`` may."""
         try:
-            return self.context.app.certificates.context() if wanted else None
+            return self.context.app.certificates.context()
         except TlsConfigError as exc:
-            raise MessagingError(str(exc)) from None
+            if wanted:
+                raise MessagingError(str(exc)) from None
+            return new_context()
+
+
+class _NoTlsError(nats.errors.Error):
+    pass
+
+
+class _Client(Client):
+    """The library would send its password in clear text to a server that says it has no TLS."""
+
+    def __init__(self, wants_tls: bool) -> None:
+        super().__init__()
+        self._wants_tls = wants_tls
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # The first comes before anything is sent.
+        if self._wants_tls and initial_connection and not info.get("tls_required"):
+            raise _NoTlsError
+        await super()._process_info(info, initial_connection)
 
 
 class _Failure:
@@ -232,6 +252,10 @@ def _subject(topic: str) -> str:
 
 
 def _error(server: str, exc: BaseException) -> MessagingError:
+    if isinstance(exc, ssl.SSLError):
+        return ServiceUnavailableError(f"{server}: its certificate or its TLS is not accepted")
+    if isinstance(exc, _NoTlsError):
+        return ServiceUnavailableError(f"{server}: it has no TLS")
     text = str(exc).lower()
     if "authorization" in text or "authentication" in text or isinstance(exc, ValueError):
         return InsufficientPermissionsError(f"{server}: the server refuses the credentials")

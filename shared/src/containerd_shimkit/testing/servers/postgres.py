@@ -31,12 +31,17 @@ _SETTINGS: Final = {
 
 @contextmanager
 def running_postgres(
-    *, certificate: tuple[Path, Path] | None = None, localhost: bool = False, **settings: str
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    localhost: bool = False,
+    address: tuple[str, int] | None = None,
+    **settings: str,
 ) -> Iterator[Server]:
     """A PostgreSQL server with one user, who needs a password.
 
     certificate: PEM files of chain and key, for connections by TLS.
     localhost: whether it listens there, too.
+    address: see ``free_address``.
     settings: as in postgresql.conf.
     """
     # Debian has them in no PATH; the newest version's, if there are several.
@@ -80,7 +85,9 @@ def running_postgres(
         return subprocess.run(asked, check=False).returncode == 0
 
     # On SIGTERM it would wait for its clients to leave.
-    with running_server(command, prepare, stop_signal=signal.SIGINT, ready=ready) as server:
+    with running_server(
+        command, prepare, address, stop_signal=signal.SIGINT, ready=ready
+    ) as server:
         yield server
 
 

@@ -24,8 +24,13 @@ def running_redis(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def running_tls_redis(cert: str, key: str) -> Iterator[Server]:
-    """A Redis server that speaks TLS only. cert, key: paths of files that every user may read."""
+def running_tls_redis(
+    cert: str, key: str, address: tuple[str, int] | None = None
+) -> Iterator[Server]:
+    """A Redis server that speaks TLS only.
+
+    cert, key: paths of files that every user may read.  address: see ``free_address``.
+    """
     program = need_program("redis-server", "redis-server")
 
     def command(server: Server) -> Sequence[str]:
@@ -35,5 +40,5 @@ def running_tls_redis(cert: str, key: str) -> Iterator[Server]:
             *("--dir", str(server.directory), "--save", "", "--tls-ca-cert-file", cert),
         ]
 
-    with running_server(command) as server:
+    with running_server(command, address=address) as server:
         yield server
