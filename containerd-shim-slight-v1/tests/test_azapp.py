@@ -27,10 +27,16 @@ SLIGHTFILE = (
 
 
 class Store:
-    """Keys without labels; checks who asks as the documentation of HMAC authentication says."""
+    """Checks who asks as the documentation of HMAC authentication says.
+
+    A key may have a value for each label; a question that names none, or an empty one, is about the
+    value without a label.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, str | None] = {}
+        """Those without a label."""
+        self.labelled: dict[tuple[str, str], str] = {}
         self.locked: set[str] = set()
         self.busy = 0
         """How many requests are refused first."""
@@ -44,8 +50,18 @@ class Store:
             self.busy -= 1
             return response(429, b"", "retry-after-ms: 10")
         url = urlsplit(request.target)
-        assert parse_qs(url.query) == {"api-version": ["1.0"]}
+        query = parse_qs(url.query)
+        assert query.pop("api-version") == ["1.0"]
+        label = query.pop("label", ["\0"])[0]
+        assert not query
         key = unquote(url.path.removeprefix("/kv/"))
+        if label != "\0":
+            value = self.labelled.get((key, label))
+            return (
+                response(404)
+                if value is None
+                else response(200, f'{{"value": "{value}"}}'.encode())
+            )
         if request.method == "PUT":
             if key in self.locked:
                 return response(409)
@@ -105,6 +121,20 @@ def test_config_is_set_and_read(image: Image, key: str) -> None:
             assert await ask(port, key, value.encode()) == (204, "")
             assert store.values == {unquote(key): value}
             assert await ask(port, key) == (200, value)
+
+    run(image, store, main)
+
+
+def test_values_with_a_label_are_others(image: Image) -> None:
+    """Upstream asks for an empty label, which is none."""
+    store = Store()
+    store.labelled["key", "production"] = "labelled"
+
+    async def main(port: int) -> None:
+        assert await ask(port, "key") == (418, "0 there is no config 'key'")
+        assert await ask(port, "key", b"plain") == (204, "")
+        assert await ask(port, "key") == (200, "plain")
+        assert store.labelled == {("key", "production"): "labelled"}
 
     run(image, store, main)
 

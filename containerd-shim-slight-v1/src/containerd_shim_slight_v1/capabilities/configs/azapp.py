@@ -1,5 +1,8 @@
 """``configs.azapp``: keys of an Azure App Configuration store, those without a label.
 
+Upstream asks for the label ``""``, to read and to write, which is no label; the same is asked for
+by naming none. A key that has values with labels only is not found.
+
 The container's environment says which: ``AZAPPCONFIG_ENDPOINT``, ``AZAPPCONFIG_KEYID`` and
 ``AZAPPCONFIG_KEYSECRET``.
 
