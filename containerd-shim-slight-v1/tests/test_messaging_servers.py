@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from nacl.signing import SigningKey
 
-from containerd_shim_slight_v1.capabilities.messaging import subscriptions
+from containerd_shim_slight_v1.capabilities.messaging import nats, subscriptions
 from containerd_shimkit.mqtt import connection
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
@@ -219,6 +219,30 @@ def test_server_that_starts_again(image: Image, kind: Kind) -> None:
                 assert await waiting in (b"after", b"x")
 
         image.run(main)
+
+
+def test_messages_of_nats_that_nobody_takes(
+    image: Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of both subscriptions together no more wait than there is room for."""
+    monkeypatch.setattr(nats, "_MAX_ALL_WAITING_BYTES", 10 * (1024 + 3000))
+    image.guest("messaging")
+    with running_nats() as server:
+        image.slightfile(NATS.slightfile((server.host, server.port)))
+
+        async def main(port: int) -> None:
+            guest = Guest(port)
+            tokens = [await guest.subscribe("topic") for _ in range(2)]
+            for _ in range(2):
+                for number in range(20):
+                    await guest.publish("topic", b"%3000d" % number)
+                for token in tokens:
+                    for number in range(5):
+                        assert int(await guest.receive_one(token)) == number
+                    assert await guest.receive(token) == b""
+
+        image.run(main)
+    assert caplog.text.count("messages of NATS are lost") == 1
 
 
 def test_nats_server_that_refuses(image: Image) -> None:

@@ -61,9 +61,16 @@ class MqttConnection(asyncio.Protocol):
     """Made by ``open_connection``; ends by ``end``, or when the server does."""
 
     def __init__(
-        self, login: Login, keep_alive_seconds: int, max_message_bytes: int | None = None
+        self,
+        login: Login,
+        keep_alive_seconds: int,
+        max_message_bytes: int | None = None,
+        max_waiting_bytes: int = _MAX_WAITING_BYTES,
     ) -> None:
-        """max_message_bytes: of those received, topic included; None is of one who publishes."""
+        """max_message_bytes: of those received, topic included; None is of one who publishes.
+
+        max_waiting_bytes: of messages that nobody has taken; then the server is not listened to.
+        """
         self.publishing = 0
         """How many messages are being published."""
         self._loop = loop = asyncio.get_running_loop()
@@ -75,6 +82,7 @@ class MqttConnection(asyncio.Protocol):
         self._reason = "the server closed the connection"
         self._ending = False
         self._transport: asyncio.Transport | None = None
+        self._max_waiting_bytes = max_waiting_bytes
         self._reader = PacketReader(max_message_bytes)
         self._accepted: asyncio.Future[int] = loop.create_future()
         self._writable = asyncio.Event()
@@ -240,7 +248,7 @@ class MqttConnection(asyncio.Protocol):
             cast(asyncio.Transport, self._transport).pause_reading()
 
     def _is_full(self) -> bool:
-        return len(self._messages) >= _MAX_WAITING or self._waiting_bytes >= _MAX_WAITING_BYTES
+        return len(self._messages) >= _MAX_WAITING or self._waiting_bytes >= self._max_waiting_bytes
 
     def _take(self, kind: PacketType, number: int) -> None:
         if kind is PacketType.CONNACK:
@@ -310,16 +318,17 @@ async def open_connection(
     tls: ssl.SSLContext | None,
     name: str,
     max_message_bytes: int | None = None,
+    max_waiting_bytes: int = _MAX_WAITING_BYTES,
 ) -> MqttConnection:
     """Connect to the first of ``hosts`` that answers, and log in.
 
-    name: what the server's certificate has to say.  max_message_bytes: see ``MqttConnection``.
+    name: what the server's certificate has to say.  The others: see ``MqttConnection``.
     Raises ConnectError.
     """
     loop = asyncio.get_running_loop()
     reason = "the name leads nowhere"
     for host in hosts:
-        connection = MqttConnection(login, keep_alive_seconds, max_message_bytes)
+        connection = MqttConnection(login, keep_alive_seconds, max_message_bytes, max_waiting_bytes)
         try:
             await loop.create_connection(
                 lambda: connection,  # noqa: B023  called before the next one is made

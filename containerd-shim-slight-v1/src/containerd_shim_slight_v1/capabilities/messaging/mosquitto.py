@@ -36,6 +36,7 @@ from containerd_shimkit.mqtt.connection import ConnectionLostError as MqttLostEr
 from containerd_shimkit.mqtt.packets import MAX_STRING_BYTES, Login, Qos
 
 _KEEP_ALIVE_SECONDS: Final = 60
+_MAX_WAITING_BYTES: Final = 256 << 10  # of each of a thousand subscriptions
 _CLOSE_SECONDS: Final = 2.0
 
 
@@ -95,6 +96,7 @@ class Backend(MessagingBackend):
                     tls=None,
                     name=host,
                     max_message_bytes=max_message_bytes,
+                    max_waiting_bytes=_MAX_WAITING_BYTES,
                 )
         except TimeoutError:
             raise ServiceUnavailableError(f"{host}:{port}: no connection in time") from None

@@ -4,7 +4,8 @@
 which may hold a name and password, or want neither. ``tls://`` asks for TLS, and so may the server.
 
 One connection for the app, which connects again by itself. Whoever receives waits half a second.
-Messages come from when a subscription is made; NATS itself keeps none.
+Messages come from when a subscription is made; NATS itself keeps none. Those that nobody takes wait
+here, and are lost when there are too many.
 
 Source: SpiderLightning 0.5 crates/messaging/src/implementors/natsio.rs.
 """
@@ -12,6 +13,7 @@ Source: SpiderLightning 0.5 crates/messaging/src/implementors/natsio.rs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import ssl
 from base64 import b32decode, b64encode
@@ -45,8 +47,12 @@ _JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.=-]+)", re.ASCII)
 _SEED: Final = re.compile(r"-BEGIN USER NKEY SEED-+\s+(SU[A-Z2-7]+)")
 _MAX_WAITING: Final = 1000
 _MAX_WAITING_BYTES: Final = 16 << 20
+_MAX_ALL_WAITING_BYTES: Final = 64 << 20  # of all subscriptions
+_MESSAGE_BYTES: Final = 1 << 10  # what one takes beside its content
 _FLUSH_SECONDS: Final = 10
 _CLOSE_SECONDS: Final = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class Backend(MessagingBackend):
@@ -168,12 +174,21 @@ class _NoTlsError(nats.errors.Error):
     pass
 
 
+class _TooManyWaitError(nats.errors.Error):
+    pass
+
+
 class _Client(Client):
-    """The library would send its password in clear text to a server that says it has no TLS."""
+    """The library's would send its password in clear text to a server that says it has no TLS.
+
+    And it has a limit for each subscription, none for all.
+    """
 
     def __init__(self, wants_tls: bool) -> None:
         super().__init__()
         self._wants_tls = wants_tls
+        self._arrived_bytes = 0
+        """What waits, and a part of what was taken."""
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # The first comes before anything is sent.
@@ -181,14 +196,36 @@ class _Client(Client):
             raise _NoTlsError
         await super()._process_info(info, initial_connection)
 
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        size = len(data) + _MESSAGE_BYTES
+        if self._arrived_bytes + size > _MAX_ALL_WAITING_BYTES:
+            self._arrived_bytes = sum(
+                each.pending_bytes + each.pending_msgs * _MESSAGE_BYTES
+                for each in self._subs.values()
+            )
+        if self._arrived_bytes + size > _MAX_ALL_WAITING_BYTES:
+            await self._error_cb(_TooManyWaitError())
+            return
+        self._arrived_bytes += size
+        # Guests get no headers, which would be in no limit.
+        await super()._process_msg(sid, subject, reply, data, b"")
+
 
 class _Failure:
     """What the library tells on its way, the first time."""
 
     def __init__(self) -> None:
         self.first: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._loses = False
 
     async def take(self, exc: Exception) -> None:
+        if isinstance(exc, nats.errors.SlowConsumerError | _TooManyWaitError):
+            if not self._loses:
+                log.warning("messages of NATS are lost: too many wait that no guest takes")
+            self._loses = True
+            return
         if not self.first.done():
             self.first.set_result(exc)
 
