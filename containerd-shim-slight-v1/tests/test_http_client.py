@@ -15,7 +15,7 @@ from containerd_shim_slight_v1.capabilities.http_client.allowed import (
     normal_host,
 )
 from containerd_shimkit.testing.apps import free_address
-from containerd_shimkit.testing.http import fetch
+from containerd_shimkit.testing.http import connected, fetch, head
 from containerd_shimkit.testing.servers.http import (
     HttpServer,
     Received,
@@ -161,6 +161,117 @@ def test_guest_that_is_cut_off_leaves_no_connection(app: Image) -> None:
             await server.all_closed()
 
     app.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="0.5")
+
+
+def test_client_that_leaves(app: Image) -> None:
+    """Its guest works on to the end, and gives its place back."""
+
+    async def main(port: int) -> None:
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def answer(_: Received, writer: asyncio.StreamWriter) -> None:
+            asked.set()
+            await answered.wait()
+            writer.write(response(200, b"x"))
+
+        async with http_server(answer) as server, asyncio.timeout(30):
+            async with connected(port) as connection:
+                await connection.send(head("PUT", "/0", [("x-url", server.url)]))
+                await asked.wait()
+                assert (await ask(port, server.url))[0] == 503
+                connection.abort()
+            answered.set()
+            while (found := await ask(port, server.url))[0] == 503:
+                pass
+            assert found == (200, b"x")
+            assert server.connections == 1
+
+    app.run(main, SLIGHT_MAX_INSTANCE_COUNT="1")
+
+
+def test_large_bodies(app: Image) -> None:
+    async def main(port: int) -> None:
+        body = bytes(range(256)) * (100 << 10)  # 25 MiB
+        answer = answering(lambda request: response(200, request.body))
+        async with http_server(answer) as server, asyncio.timeout(60):
+            answers = await asyncio.gather(*(ask(port, server.url, "POST", body) for _ in range(3)))
+            assert [(status, found == body) for status, found in answers] == [(200, True)] * 3
+
+    app.run(main)
+
+
+def test_response_without_an_end(app: Image) -> None:
+    """It is cut off at its limit, whoever sends it, in pieces of any size."""
+
+    async def main(port: int) -> None:
+        async def answer(_: Received, writer: asyncio.StreamWriter) -> bool:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            piece = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+            while True:
+                writer.write(piece)
+                await writer.drain()
+
+        async with http_server(answer) as server, asyncio.timeout(60):
+            status, text = await ask(port, server.url)
+            reason = f"4 {server.url}: the body has more than {64 << 20} bytes"
+            assert (status, text) == (418, reason.encode())
+            await server.all_closed()
+
+    app.run(main)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"x: " + bytes(b"y" * (65 << 10)),
+        b"\r\n".join(b"x-%d: y" % n for n in range(1001)),
+    ],
+)
+def test_response_with_too_many_headers(app: Image, headers: bytes) -> None:
+    async def main(port: int) -> None:
+        async def answer(_: Received, writer: asyncio.StreamWriter) -> bool:
+            writer.write(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\ncontent-length: 0\r\n\r\n")
+            return False
+
+        async with http_server(answer) as server:
+            status, text = await ask(port, server.url)
+            assert (status, text[:2]) == (418, b"2 "), text
+
+    app.run(main)
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("other?a=b", "/dir/other?a=b"),
+        ("../up", "/up"),
+        ("?q", "/dir/from?q"),
+        ("//{host}/there", "/there"),
+        ("/a b", "/a%20b"),
+        ("", None),
+        ("mailto:somebody", None),
+        ("file:///etc/passwd", None),
+        ("http://", None),
+        ("http://[", None),
+    ],
+)
+def test_place_of_a_redirect(app: Image, place: str, target: str | None) -> None:
+    async def main(port: int) -> None:
+        def answer(request: Received) -> bytes:
+            if request.target != "/dir/from":
+                return response(200, request.target.encode())
+            return response(303, b"", f"location: {place.format(host=host)}")
+
+        async with http_server(answering(answer)) as server:
+            host = server.url.removeprefix("http://")
+            status, text = await ask(port, f"{server.url}/dir/from")
+            if target is not None:
+                assert (status, text.decode()) == (200, target)
+            else:
+                assert status == 418
+                assert text[:2] in (b"0 ", b"2 ", b"4 "), text
+
+    app.run(main)
 
 
 def test_many_wait_at_once(app: Image) -> None:
