@@ -140,10 +140,23 @@ $(AZURITE)/.stamp: $(wildcard shared/tools/azurite/*) | packages-test
 	npm ci --prefix $(AZURITE) --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
+# Apache Kafka's broker. What Maven brings has to be what is pinned.
+KAFKA := .cache/kafka
+.PHONY: kafka
+kafka: $(KAFKA)/.stamp  ## fetch Apache Kafka for the tests of messaging
+
+$(KAFKA)/.stamp: $(wildcard shared/tools/kafka/*) | packages-test
+	rm -rf $(KAFKA)
+	mvn --batch-mode --quiet --file shared/tools/kafka/pom.xml dependency:copy-dependencies \
+	  -DoutputDirectory=$(CURDIR)/$(KAFKA)/lib
+	cd $(KAFKA)/lib && sha256sum --check --quiet --strict $(CURDIR)/shared/tools/kafka/sha256sums
+	@touch $@
+
 .PHONY: test
 test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
 	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
 	@$(MAKE) azurite || echo "Azurite is not there: the tests that need it are skipped" >&2
+	@$(MAKE) kafka || echo "Kafka is not there: the tests that need it are skipped" >&2
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: test-unit

@@ -7,14 +7,14 @@ import base64
 import hmac
 import time
 from typing import Any
-from urllib.parse import parse_qs, quote, quote_plus, urlsplit
+from urllib.parse import parse_qs, quote_plus, urlsplit
 
 import pytest
 
 from containerd_shim_slight_v1.capabilities.messaging import azsbus
 from containerd_shimkit.testing.apps import free_address
-from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
+from messaging_guest import Guest
 
 Image = Any  # of conftest.py
 
@@ -82,13 +82,6 @@ class Bus:
         return given["sr"] == quote_plus(self.url + path) and given["sig"] == quote_plus(digest)
 
 
-async def ask(port: int, method: str, *path: str, body: bytes = b"") -> tuple[int, bytes]:
-    target = "".join(f"/{quote(part, safe='')}" for part in path)
-    target += "/" if len(path) > 2 else ""
-    answer = await fetch(port, target, method=method, body=body)
-    return answer.status, answer.body
-
-
 @pytest.fixture
 def address() -> tuple[str, int]:
     return free_address()
@@ -115,12 +108,12 @@ def run(app: Image, address: tuple[str, int], main: Any) -> None:
 
 def test_messages(app: Image, address: tuple[str, int]) -> None:
     async def main(port: int, bus: Bus) -> None:
-        status, token = await ask(port, "POST", "topic", "box", "topic")
+        status, token = await Guest(port).ask("POST", "topic", "box", "topic")
         assert status == 200
         for message in (b"\0one\xff", b"two"):
-            assert (await ask(port, "PUT", "topic", "box", "topic", body=message))[0] == 204
+            assert (await Guest(port).ask("PUT", "topic", "box", "topic", body=message))[0] == 204
         for message in (b"\0one\xff", b"two", b""):
-            answer = await ask(port, "GET", "subscription", "box", token.decode())
+            answer = await Guest(port).ask("GET", "subscription", "box", token.decode())
             assert answer == (200, message)
         assert bus.locked == {}
 
@@ -130,9 +123,9 @@ def test_messages(app: Image, address: tuple[str, int]) -> None:
 def test_queue(app: Image, address: tuple[str, int]) -> None:
     async def main(port: int, _: Bus) -> None:
         for message in (b"one", b"two"):
-            assert (await ask(port, "PUT", "queue", "box", body=message))[0] == 204
+            assert (await Guest(port).ask("PUT", "queue", "box", body=message))[0] == 204
         for message in (b"one", b"two", b""):
-            assert await ask(port, "GET", "queue", "box") == (200, message)
+            assert await Guest(port).ask("GET", "queue", "box") == (200, message)
 
     run(app, address, main)
 
@@ -181,10 +174,10 @@ def test_too_large_a_message(
 
 def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str, int]) -> None:
     async def main(port: int, bus: Bus) -> None:
-        assert (await ask(port, "PUT", "queue", "box", body=b"message"))[0] == 204
+        assert (await Guest(port).ask("PUT", "queue", "box", body=b"message"))[0] == 204
         bus.lose_lock = True
-        assert (await ask(port, "GET", "queue", "box"))[0] == 418
-        assert await ask(port, "GET", "queue", "box") == (200, b"message")
+        assert (await Guest(port).ask("GET", "queue", "box"))[0] == 418
+        assert await Guest(port).ask("GET", "queue", "box") == (200, b"message")
 
     run(app, address, main)
 
@@ -192,7 +185,7 @@ def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str,
 @pytest.mark.parametrize("topic", ["missing", "../x", "a b", "", "a?b", "x" * 261])
 def test_topic_that_is_not_there(app: Image, address: tuple[str, int], topic: str) -> None:
     async def main(port: int, _: Bus) -> None:
-        status, text = await ask(port, "PUT", "topic", "box", topic or ".")
+        status, text = await Guest(port).ask("PUT", "topic", "box", topic or ".")
         assert (status, text[:2]) == (418, b"1 "), text
 
     run(app, address, main)
@@ -204,7 +197,7 @@ def test_topic_that_is_not_there(app: Image, address: tuple[str, int], topic: st
 def test_refusals(app: Image, address: tuple[str, int], status: int, code: int) -> None:
     async def main(port: int, bus: Bus) -> None:
         bus.status = status
-        answered, text = await ask(port, "PUT", "topic", "box", "topic")
+        answered, text = await Guest(port).ask("PUT", "topic", "box", "topic")
         assert (answered, text[:2]) == (418, f"{code} ".encode()), text
 
     run(app, address, main)
@@ -214,7 +207,7 @@ def test_wrong_key_is_in_no_message(app: Image, address: tuple[str, int]) -> Non
     app.slightfile(slightfile("http://{}:{}".format(*address), key="s3cret"))
 
     async def main(port: int, bus: Bus) -> None:
-        answer = await ask(port, "PUT", "topic", "box", "topic")
+        answer = await Guest(port).ask("PUT", "topic", "box", "topic")
         assert answer == (418, f"2 {bus.url}: 'topic': the server refuses the key".encode())
 
     run(app, address, main)
@@ -223,7 +216,7 @@ def test_wrong_key_is_in_no_message(app: Image, address: tuple[str, int]) -> Non
 def test_server_that_is_down(app: Image) -> None:
     async def main(port: int) -> None:
         for method, path in (("PUT", "topic"), ("GET", "subscription")):
-            status, text = await ask(port, method, path, "box", "topic")
+            status, text = await Guest(port).ask(method, path, "box", "topic")
             assert (status, text[:2]) == (418, b"3 "), text
 
     app.run(main)

@@ -7,7 +7,6 @@ import os
 import struct
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
@@ -20,38 +19,11 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
 )
 from containerd_shim_slight_v1.capabilities.messaging.filesystem import Backend
 from containerd_shim_slight_v1.slightfile.reader import parse_slightfile
-from containerd_shimkit.testing.http import fetch
+from messaging_guest import Guest
 
 Image = Any  # of conftest.py
 HTTP = 'specversion = "0.2"\n[[capability]]\nresource = "http"\nname = "api"\n'
 FILES = f'{HTTP}[[capability]]\nresource = "messaging.filesystem"\nname = "box"\n'
-
-
-class Guest:
-    """What the guest ``messaging`` answers."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def ask(self, method: str, *path: str, body: bytes = b"") -> tuple[int, bytes]:
-        target = "".join(f"/{quote(part, safe='')}" for part in path)
-        # What stands for * in a route ends before a slash.
-        target += "/" if len(path) > 2 else ""
-        answer = await fetch(self._port, target, method=method, body=body)
-        return answer.status, answer.body
-
-    async def publish(self, topic: str, message: bytes) -> None:
-        assert await self.ask("PUT", "topic", "box", topic, body=message) == (204, b"")
-
-    async def subscribe(self, topic: str) -> str:
-        status, token = await self.ask("POST", "topic", "box", topic)
-        assert status == 200, token
-        return token.decode()
-
-    async def receive(self, token: str) -> bytes:
-        status, message = await self.ask("GET", "subscription", "box", token)
-        assert status == 200, message
-        return message
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from nacl.signing import SigningKey
@@ -18,47 +17,13 @@ from nacl.signing import SigningKey
 from containerd_shim_slight_v1.capabilities.messaging import nats, subscriptions
 from containerd_shimkit.mqtt import connection
 from containerd_shimkit.testing.apps import free_address
-from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.mosquitto import running_mosquitto
 from containerd_shimkit.testing.servers.nats import running_nats
 from containerd_shimkit.testing.servers.process import Server
+from messaging_guest import Guest
 
 Image = Any  # of conftest.py
 HTTP = 'specversion = "0.2"\n[[capability]]\nresource = "http"\nname = "api"\n'
-
-
-class Guest:
-    """What the guest ``messaging`` answers."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def ask(self, method: str, *path: str, body: bytes = b"") -> tuple[int, bytes]:
-        target = "".join(f"/{quote(part, safe='')}" for part in path)
-        # What stands for * in a route ends before a slash.
-        target += "/" if len(path) > 2 else ""
-        answer = await fetch(self._port, target, method=method, body=body)
-        return answer.status, answer.body
-
-    async def publish(self, topic: str, message: bytes) -> None:
-        assert await self.ask("PUT", "topic", "box", topic, body=message) == (204, b"")
-
-    async def subscribe(self, topic: str) -> str:
-        status, token = await self.ask("POST", "topic", "box", topic)
-        assert status == 200, token
-        return token.decode()
-
-    async def receive(self, token: str) -> bytes:
-        status, message = await self.ask("GET", "subscription", "box", token)
-        assert status == 200, message
-        return message
-
-    async def receive_one(self, token: str) -> bytes:
-        """Return what is not empty."""
-        async with asyncio.timeout(20):
-            while not (message := await self.receive(token)):
-                pass
-        return message
 
 
 @dataclass(frozen=True)

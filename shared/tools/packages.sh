@@ -69,6 +69,8 @@ missing_of() {
             have openssl || echo openssl
             have node || echo nodejs
             have npm || echo npm
+            have java || echo default-jre-headless
+            have mvn || echo maven
             ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)

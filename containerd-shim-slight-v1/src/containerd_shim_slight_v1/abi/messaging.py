@@ -63,7 +63,7 @@ async def _subscribe(instance: Instance, handle: int, topic: str) -> str:
 
 async def _receive(instance: Instance, handle: int, token: str) -> bytes:
     subscriber = instance.handles.get(handle, OpenSubscriber)
-    return await subscriber.backend.receive(subscriber.name, token)
+    return await subscriber.receive_by(token)
 
 
 async def _open_old_subscriber(instance: Instance, name: str) -> int:

@@ -1,7 +1,7 @@
 """The resources that a slightfile may name: a family of the interface, and who provides it.
 
-Source: SpiderLightning 0.5 crates/slightfile/src/resource.rs; the configs are those that its
-crates/*/src/implementors ask for.
+Source: SpiderLightning 0.5 crates/slightfile/src/resource.rs, 0.1 and 0.2 for what they called
+``pubsub``; the configs are those that crates/*/src/implementors ask for.
 """
 
 from __future__ import annotations
@@ -40,17 +40,8 @@ _AWS: Final = (
     ("AWS_SECRET_ACCESS_KEY",),
     ("AWS_REGION", "AWS_DEFAULT_REGION"),
 )
-_KAFKA: Final = tuple(
-    (f"CAK_{name}",)
-    for name in (
-        "ENDPOINT",
-        "SECURITY_PROTOCOL",
-        "SASL_MECHANISMS",
-        "SASL_USERNAME",
-        "SASL_PASSWORD",
-        "GROUP_ID",
-    )
-)
+# Where the protocol has no login, upstream wants CAK_SASL_* all the same.
+_KAFKA: Final = (("CAK_ENDPOINT",), ("CAK_SECURITY_PROTOCOL",), ("CAK_GROUP_ID",))
 _SERVICE_BUS: Final = (
     ("AZURE_SERVICE_BUS_NAMESPACE",),
     ("AZURE_POLICY_NAME",),
@@ -85,6 +76,8 @@ _OLDER: Final = {
     "kv.awsdynamodb": "keyvalue.awsdynamodb",
     "mq.filesystem": "messaging.filesystem",
     "mq.azsbus": "messaging.azsbus",
+    "pubsub.mosquitto": "messaging.mosquitto",
+    "pubsub.confluent_apache_kafka": "messaging.confluent_apache_kafka",
     "lockd.etcd": "distributed_locking.etcd",
 }
 

@@ -10,8 +10,9 @@ Source: SpiderLightning 0.5 wit/messaging.wit, 0.2 wit/mq.wit and wit/pubsub.wit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
@@ -21,6 +22,9 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 SHORT_WAIT_SECONDS: Final = 0.5
 """How long backends wait for a message that do not wait for ever."""
 CONNECT_SECONDS: Final = 10.0
+
+GoOn: TypeAlias = Callable[[], None]
+"""What to call when a message that was received need not come again. It never fails."""
 
 
 class MessagingError(CapabilityError):
@@ -32,10 +36,11 @@ class PayloadTooLargeError(MessagingError):
 
     case = "payload-too-large"
 
-    def __init__(self, size: int | None, limit: int = MAX_MESSAGE_BYTES) -> None:
-        """size: None is not known."""
+    def __init__(self, size: int | None, limit: int | None = MAX_MESSAGE_BYTES) -> None:
+        """size: None is not known.  limit: None is one that only the server knows."""
         of_size = "" if size is None else f" of {size} bytes"
-        super().__init__(f"a message{of_size} is larger than {limit} bytes")
+        what = "the server takes" if limit is None else f"{limit} bytes"
+        super().__init__(f"a message{of_size} is larger than {what}")
 
 
 class TopicNotFoundError(MessagingError):
@@ -99,6 +104,13 @@ class MessagingBackend(ABC):
         Raises MessagingError.
         """
 
+    async def receive_held(self, name: str, token: str) -> tuple[bytes, GoOn]:
+        """Do as ``receive`` for a guest that says when it goes on.
+
+        A backend that can has a message come again if the app ends before that.
+        """
+        return await self.receive(name, token), _go_on
+
     @abstractmethod
     async def unsubscribe(self, name: str, token: str) -> None:
         """End a subscription, if there is one of this token."""
@@ -122,6 +134,10 @@ class MessagingBackend(ABC):
         return
 
 
+def _go_on() -> None:
+    """Do nothing: the message is gone from where it came from."""
+
+
 def check_size(message: bytes, limit: int = MAX_MESSAGE_BYTES) -> None:
     """Raise PayloadTooLargeError for a message that is too large."""
     if len(message) > limit:
@@ -136,12 +152,32 @@ class OpenPublisher:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSubscriber:
+class _Holder:
+    """Holds the message that a guest received last, until it receives another, or ends."""
+
+    def __init__(self, backend: MessagingBackend, name: str) -> None:
+        self.backend = backend
+        self.name = name
+        self._go_on: GoOn = _go_on
+
+    async def receive_by(self, token: str) -> bytes:
+        """Return the next message of a subscription. Raises MessagingError."""
+        self.go_on()
+        message, self._go_on = await self.backend.receive_held(self.name, token)
+        return message
+
+    def go_on(self) -> None:
+        """Let go of it."""
+        go_on, self._go_on = self._go_on, _go_on
+        go_on()
+
+
+class OpenSubscriber(_Holder):
     """What a guest has opened to subscribe."""
 
-    backend: MessagingBackend
-    name: str
+    async def close(self) -> None:
+        """Let the guest end."""
+        self.go_on()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +188,9 @@ class OpenQueue:
     name: str
 
 
-@dataclass(slots=True)
-class OldSubscriber:
+class OldSubscriber(_Holder):
     """A subscriber of SpiderLightning 0.2, which is its own only subscription."""
 
-    backend: MessagingBackend
-    name: str
     token: str | None = None
 
     async def subscribe(self, topic: str) -> None:
@@ -170,10 +203,11 @@ class OldSubscriber:
         """Return the next message. Raises MessagingError."""
         if self.token is None:
             raise MessagingError("nothing was subscribed to")
-        return await self.backend.receive(self.name, self.token)
+        return await self.receive_by(self.token)
 
     async def close(self) -> None:
         """End the subscription."""
+        self.go_on()
         token, self.token = self.token, None
         if token is not None:
             await self.backend.unsubscribe(self.name, token)

@@ -1,4 +1,4 @@
-"""The subscriptions of an app, by tokens that nobody can guess."""
+"""The subscriptions of an app, by tokens: mostly ones that nobody can guess."""
 
 from __future__ import annotations
 
@@ -28,16 +28,24 @@ class Subscriptions(Generic[S]):
     No guest can say that it will not come back, since another may have its token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """most: another number than 1000."""
+        self._most = MAX_SUBSCRIPTIONS if most is None else most
         self._open: dict[str, S] = {}
         """Those used last come last."""
         self._in_use: dict[str, int] = {}
 
-    async def add(self, make: Callable[[], Awaitable[S]]) -> str:
-        """Return the token of what ``make`` returns; it raises what that does."""
-        subscription, token = await make(), uuid.uuid4().hex
+    def __contains__(self, token: str) -> bool:
+        return token in self._open
+
+    async def add(self, make: Callable[[], Awaitable[S]], token: str = "") -> str:
+        """Return the token of what ``make`` returns; it raises what that does.
+
+        token: one that nothing has; empty is a new one.
+        """
+        subscription, token = await make(), token or uuid.uuid4().hex
         self._open[token] = subscription
-        if len(self._open) > MAX_SUBSCRIPTIONS:
+        if len(self._open) > self._most:
             idle = next((other for other in self._open if other not in self._in_use), token)
             await self.remove(idle)
         return token
