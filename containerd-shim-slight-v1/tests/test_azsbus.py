@@ -146,11 +146,13 @@ def test_who_publishes_does_not_wait_behind_who_receives(
 
         async with http_server(answer, address=address) as server, asyncio.timeout(60):
             bus.url = server.url
-            waiting = [asyncio.create_task(ask(port, "GET", "queue", "box")) for _ in range(200)]
+            waiting = [
+                asyncio.create_task(Guest(port).ask("GET", "queue", "box")) for _ in range(200)
+            ]
             for _ in waiting:
                 await receiving.acquire()
             for _ in range(20):
-                assert (await ask(port, "PUT", "queue", "box", body=b"x"))[0] == 204
+                assert (await Guest(port).ask("PUT", "queue", "box", body=b"x"))[0] == 204
             published.set()
             answers = await asyncio.gather(*waiting)
             assert sorted(answers) == [(200, b"")] * 180 + [(200, b"x")] * 20
@@ -166,8 +168,8 @@ def test_too_large_a_message(
     async def main(port: int, bus: Bus) -> None:
         bus.messages["box"] += [bytes(1001), b"small"]
         text = b"0 a message is larger than 1000 bytes"
-        assert await ask(port, "GET", "queue", "box") == (418, text)
-        assert await ask(port, "GET", "queue", "box") == (200, b"small")
+        assert await Guest(port).ask("GET", "queue", "box") == (418, text)
+        assert await Guest(port).ask("GET", "queue", "box") == (200, b"small")
 
     run(app, address, main)
 
