@@ -43,13 +43,7 @@ def tables(results: Json) -> list[Table]:
         title = "Request bodies echoed by a guest, one after the other"
         made.append(Table(title, bodies_rows(bodies["sizes"])))
     if waiting := results.get("waiting"):
-        title = (
-            f"{waiting['requests']} requests at once, each waiting on Redis for "
-            f"{1000 * waiting['wait_seconds']:.0f} ms; seconds until the last answer"
-        )
-        made.append(Table(title, redis_rows(waiting["redis"])))
-        title = "Requests over 50 connections, while one guest loops until its deadline of 1 s"
-        made.append(Table(title, stuck_rows(waiting["stuck"])))
+        made += waiting_tables(waiting)
     if routing := results.get("routing"):
         title = "To find the route of a request, µs, by number of routes; medians"
         made.append(Table(title, routing_rows(routing)))
@@ -58,6 +52,22 @@ def tables(results: Json) -> list[Table]:
         head = ["", "answered", "seconds", "at a time", "threads"]
         figures = (fibers["succeeded"], f"{fibers['seconds']:.2f}", fibers["most_waiting"])
         made.append(Table(title, [head, ["fibers", *map(str, (*figures, fibers["threads"]))]]))
+    return made
+
+
+def waiting_tables(waiting: Json) -> list[Table]:
+    """Of guests that wait on Redis, and of one that never ends."""
+    made = []
+    for name, found in (("Spin", waiting), ("Slight", waiting.get("slight", {}))):
+        if "redis" in found:
+            title = (
+                f"{found['requests']} requests at once to {name}, each waiting on Redis for "
+                f"{1000 * waiting['wait_seconds']:.0f} ms; seconds until the last answer"
+            )
+            made.append(Table(title, redis_rows(found["redis"])))
+    if "stuck" in waiting:
+        title = "Requests over 50 connections, while one guest loops until its deadline of 1 s"
+        made.append(Table(title, stuck_rows(waiting["stuck"])))
     return made
 
 
