@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from docs.document import anchors, blocks, commands, documents, links
-from docs.player import Player, copy_of, rule_of
+from doc_player.document import anchors, blocks, commands, documents, links
+from doc_player.player import Player, copy_of, rule_of
 
 from containerd_shimkit.testing.cri import network_namespace
 from containerd_shimkit.testing.fixtures import running_containerd

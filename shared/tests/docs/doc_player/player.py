@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from docs.document import Block, Command, blocks, commands
+from doc_player.document import Block, Command, blocks, commands
 
 DEADLINE = 60.0
 """For what a command has to print."""

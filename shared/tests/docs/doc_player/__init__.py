@@ -1,0 +1,1 @@
+"""Documents, followed as a reader follows them."""
