@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -15,6 +16,7 @@ from containerd_shim_slight_v1.capabilities.configs import azapp
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
+from ended import use_without_imports
 
 Image = Any  # of conftest.py
 
@@ -248,3 +250,18 @@ def test_variable_that_is_wrong(image: Image, name: str, value: str, reason: str
         assert await ask(port, "key") == (418, reason)
 
     image.run(main, **{**environment("127.0.0.1", 1), name: value})
+
+
+def test_where_nothing_can_be_imported() -> None:
+    body = """\
+await services.backend("configs", "env").set("key", b"value")
+return (await services.backend("configs", "env").get("key")).decode()
+"""
+
+    async def main() -> None:
+        address, store = free_address(), Store()
+        async with http_server(answering(store.answer), address=address):
+            found = await use_without_imports(SLIGHTFILE, body, **environment(*address))
+        assert found == "value"
+
+    asyncio.run(main())

@@ -14,6 +14,7 @@ import pytest
 from containerd_shim_slight_v1.capabilities.messaging import azsbus
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
+from ended import use_without_imports
 from messaging_guest import Guest
 
 Image = Any  # of conftest.py
@@ -222,3 +223,19 @@ def test_server_that_is_down(app: Image) -> None:
             assert (status, text[:2]) == (418, b"3 "), text
 
     app.run(main)
+
+
+def test_where_nothing_can_be_imported() -> None:
+    body = """\
+box = services.backend("messaging", "box")
+await box.publish("box", "topic", b"message")
+return (await box.receive("box", await box.subscribe("box", "topic"))).decode()
+"""
+
+    async def main() -> None:
+        bus = Bus()
+        async with http_server(answering(bus.answer)) as server:
+            bus.url = server.url
+            assert await use_without_imports(slightfile(server.url), body) == "message"
+
+    asyncio.run(main())

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
-import json
-from base64 import b32encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from nacl.signing import SigningKey
 
 from containerd_shim_slight_v1.capabilities.messaging import nats, subscriptions
 from containerd_shimkit.mqtt import connection
@@ -21,6 +17,7 @@ from containerd_shimkit.testing.servers.mosquitto import running_mosquitto
 from containerd_shimkit.testing.servers.nats import running_nats
 from containerd_shimkit.testing.servers.process import Server
 from messaging_guest import Guest
+from nats_keys import USER, Operator, Signer
 
 Image = Any  # of conftest.py
 HTTP = 'specversion = "0.2"\n[[capability]]\nresource = "http"\nname = "api"\n'
@@ -224,67 +221,14 @@ def test_nats_server_that_refuses(image: Image) -> None:
         image.run(refused)
 
 
-class Signer:
-    """A key of NATS: an operator's, account's or user's."""
-
-    def __init__(self, kind: int) -> None:
-        self._key, self._kind = SigningKey.generate(), kind
-        self.public = _base32(bytes([kind << 3]), bytes(self._key.verify_key))
-
-    @property
-    def seed(self) -> str:
-        prefix = self._kind << 3
-        first = 18 << 3 | prefix >> 5, (prefix & 31) << 3
-        return _base32(bytes(first), bytes(self._key))
-
-    def token(self, subject: str, kind: str) -> str:
-        claims = {
-            **{"jti": "x", "iat": 1, "iss": self.public, "name": kind, "sub": subject},
-            "nats": {"type": kind, "version": 2, **LIMITS.get(kind, {})},
-        }
-        head = {"typ": "JWT", "alg": "ed25519-nkey"}
-        parts = ".".join(_base64(json.dumps(part).encode()) for part in (head, claims))
-        return f"{parts}.{_base64(self._key.sign(parts.encode()).signature)}"
-
-
-LIMITS: dict[str, Any] = {
-    "account": {
-        "limits": {
-            **{"subs": -1, "data": -1, "payload": -1, "conn": -1, "leaf": -1},
-            **{"imports": -1, "exports": -1, "wildcards": True},
-        }
-    },
-    "user": {"subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}},
-}
-
-
-def _base32(head: bytes, key: bytes) -> str:
-    checksum = binascii.crc_hqx(head + key, 0).to_bytes(2, "little")
-    return b32encode(head + key + checksum).decode().rstrip("=")
-
-
-def _base64(data: bytes) -> str:
-    return urlsafe_b64encode(data).decode().rstrip("=")
-
-
 def test_nats_credentials(image: Image) -> None:
     image.guest("messaging")
-    operator, account, user = Signer(14), Signer(0), Signer(20)
-    lines = (
-        f"operator: {operator.token(operator.public, 'operator')}",
-        "resolver: MEMORY",
-        f"resolver_preload: {{ {account.public}: {operator.token(account.public, 'account')} }}",
-    )
-
-    def credentials(seed: str) -> str:
-        token = account.token(user.public, "user")
-        return (
-            f"-----BEGIN NATS USER JWT-----\\n{token}\\n------END NATS USER JWT------\\n"
-            f"-----BEGIN USER NKEY SEED-----\\n{seed}\\n------END USER NKEY SEED------\\n"
-        )
-
-    with running_nats(*lines) as server:
+    operator = Operator()
+    with running_nats(*operator.lines) as server:
         text = NATS.slightfile((server.host, server.port))
+
+        def written(seed: str) -> str:
+            return operator.credentials(seed).replace("\n", "\\n")
 
         async def good(port: int) -> None:
             guest = Guest(port)
@@ -292,7 +236,7 @@ def test_nats_credentials(image: Image) -> None:
             await guest.publish("topic", b"message")
             assert await guest.receive_one(token) == b"message"
 
-        image.slightfile(f'{text}NATS_CREDS = "{credentials(user.seed)}"\n')
+        image.slightfile(f'{text}NATS_CREDS = "{written(operator.user.seed)}"\n')
         image.run(good)
         image.sockets.clear()
 
@@ -301,7 +245,7 @@ def test_nats_credentials(image: Image) -> None:
             reason = f"2 {server.address}: the server refuses the credentials"
             assert (status, answer) == (418, reason.encode())
 
-        image.slightfile(f'{text}NATS_CREDS = "{credentials(Signer(20).seed)}"\n')
+        image.slightfile(f'{text}NATS_CREDS = "{written(Signer(USER).seed)}"\n')
         image.run(bad)
 
 

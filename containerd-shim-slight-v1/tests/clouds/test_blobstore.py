@@ -20,6 +20,7 @@ from containerd_shim_slight_v1.capabilities.blobstore.streams import (
 )
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
+from ended import use_without_imports
 
 Image = Any  # of conftest.py
 Cloud = Any
@@ -260,3 +261,20 @@ def test_requests_at_once(app: Image) -> None:
         assert set(answers) == {(204, b"")}
 
     app.run(main)
+
+
+def test_where_nothing_can_be_imported(cloud: Cloud) -> None:
+    body = """\
+blobs = services.backend("blobstore", "store")
+await blobs.write("store", "ended", b"value")
+upload = await blobs.begin("store", "ended2")
+await upload.add(bytes(6 << 20))
+await upload.finish()
+info = await blobs.object_info("store", "ended")
+await blobs.container_info("store")
+names = set(await blobs.list_objects("store"))
+await blobs.delete("store", ["ended2"])
+return [(await blobs.read(info, 1, 3)).decode(), {"ended", "ended2"} <= names]
+"""
+    found = asyncio.run(use_without_imports(cloud.slightfile, body))
+    assert found == ["alu", True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from containerd_shim_slight_v1.capabilities.keyvalue import azblob
 from containerd_shim_slight_v1.capabilities.keyvalue.base import KeyValueBackend
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
+from ended import use_without_imports
 
 Image = Any  # of conftest.py
 Cloud = Any
@@ -221,3 +223,17 @@ def test_text_is_stored_as_upstream_does(dynamodb: Cloud) -> None:
         await backend.delete("store", "text")
 
     dynamodb.call(main)
+
+
+def test_where_nothing_can_be_imported(cloud: Cloud) -> None:
+    body = """\
+store = services.backend("keyvalue", "store")
+await store.set("store", "ended", b"value")
+keys = await store.keys("store")
+try:
+    await store.get("store", "missing")
+except CapabilityError as exc:
+    return [(await store.get("store", "ended")).decode(), "ended" in keys, exc.case]
+"""
+    found = asyncio.run(use_without_imports(cloud.slightfile, body))
+    assert found == ["value", True, "key-not-found"]
