@@ -175,6 +175,25 @@ def test_too_large_a_message(
     run(app, address, main)
 
 
+def test_queue_that_is_not_there(app: Image, address: tuple[str, int]) -> None:
+    app.slightfile(slightfile("http://{}:{}".format(*address), name="nothing"))
+
+    async def main(port: int, bus: Bus) -> None:
+        for method in ("PUT", "GET"):
+            status, text = await Guest(port).ask(method, "queue", "nothing")
+            reason = f"0 {bus.url}: 'nothing': there is no such topic, subscription or queue"
+            assert (status, text) == (418, reason.encode())
+
+    run(app, address, main)
+
+
+def test_guests_of_the_older_generation(app: Image, address: tuple[str, int]) -> None:
+    async def main(port: int, bus: Bus) -> None:
+        assert await Guest(port).ask("PUT", "old", "box", "topic", body=b"one") == (200, b"one")
+
+    run(app, address, main)
+
+
 def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str, int]) -> None:
     async def main(port: int, bus: Bus) -> None:
         assert (await Guest(port).ask("PUT", "queue", "box", body=b"message"))[0] == 204
@@ -188,8 +207,9 @@ def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str,
 @pytest.mark.parametrize("topic", ["missing", "../x", "a b", "", "a?b", "x" * 261])
 def test_topic_that_is_not_there(app: Image, address: tuple[str, int], topic: str) -> None:
     async def main(port: int, _: Bus) -> None:
-        status, text = await Guest(port).ask("PUT", "topic", "box", topic or ".")
-        assert (status, text[:2]) == (418, b"1 "), text
+        for method, path in (("PUT", "topic"), ("GET", "subscription")):
+            status, text = await Guest(port).ask(method, path, "box", topic or ".")
+            assert (status, text[:2]) == (418, b"1 "), text
 
     run(app, address, main)
 

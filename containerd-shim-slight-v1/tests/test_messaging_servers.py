@@ -221,6 +221,27 @@ def test_nats_server_that_refuses(image: Image) -> None:
         image.run(refused)
 
 
+def test_nats_subject_that_is_refused(image: Image) -> None:
+    image.guest("messaging")
+    allowed = "{ publish: open, subscribe: open }"
+    line = f"authorization {{ users: [{{ user: ann, password: right, permissions: {allowed} }}] }}"
+    with running_nats(line) as server:
+        text = NATS.slightfile((server.host, server.port))
+        image.slightfile(text.replace("nats://", "nats://ann:right@"))
+
+        async def main(port: int) -> None:
+            guest = Guest(port)
+            for _ in range(2):
+                for method in ("PUT", "POST"):
+                    answer = await guest.ask(method, "topic", "box", "Closed", body=b"x")
+                    assert answer == (418, b"2 the server refuses subject 'Closed'")
+            token = await guest.subscribe("open")
+            await guest.publish("open", b"message")
+            assert await guest.receive_one(token) == b"message"
+
+        image.run(main)
+
+
 def test_nats_credentials(image: Image) -> None:
     image.guest("messaging")
     operator = Operator()

@@ -17,6 +17,7 @@ import logging
 import re
 import ssl
 from base64 import b32decode, b64encode
+from collections import Counter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -49,6 +50,7 @@ _MAX_WAITING: Final = 1000
 _MAX_WAITING_BYTES: Final = 16 << 20
 _MAX_ALL_WAITING_BYTES: Final = 64 << 20  # of all subscriptions
 _MESSAGE_BYTES: Final = 1 << 10  # what one takes beside its content
+_MAX_REFUSED: Final = 1000
 _FLUSH_SECONDS: Final = 10
 _CLOSE_SECONDS: Final = 2.0
 
@@ -61,13 +63,14 @@ class Backend(MessagingBackend):
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
         self._client: Client | None = None
-        self._refused = ""
+        self._errors = _Errors()
         self._connecting = asyncio.Lock()
         self._subscriptions: Subscriptions[_Subscription] = Subscriptions()
 
     async def publish(self, name: str, topic: str, message: bytes) -> None:
         check_size(message)
         client = await self._connected()
+        refused = self._errors.refusals("publish", topic)
         try:
             await client.publish(_subject(topic), message)
             await client.flush(_FLUSH_SECONDS)
@@ -75,11 +78,13 @@ class Backend(MessagingBackend):
             raise PayloadTooLargeError(len(message), client.max_payload) from None
         except (nats.errors.Error, OSError, TimeoutError):
             raise ConnectionLostError("the server is away: the message may be lost") from None
+        self._errors.check(refused, "publish", topic)
 
     async def subscribe(self, name: str, topic: str) -> str:
         client = await self._connected()
 
         async def make() -> _Subscription:
+            refused = self._errors.refusals("subscription", topic)
             made = await client.subscribe(
                 _subject(topic),
                 pending_msgs_limit=_MAX_WAITING,
@@ -88,6 +93,7 @@ class Backend(MessagingBackend):
             subscription = _Subscription(made)
             try:
                 await client.flush(_FLUSH_SECONDS)
+                self._errors.check(refused, "subscription", topic)
             except BaseException:
                 await subscription.close()
                 raise
@@ -131,11 +137,13 @@ class Backend(MessagingBackend):
             raise MessagingError("NATS_URL is no URL with nats:// or tls://")
         options = {} if not credentials else _credentials(credentials)
         wanted = parts.scheme == "tls"
-        client, failure = _Client(wanted), _Failure()
+        client, errors = _Client(wanted), _Errors()
+        failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        errors.first = failure
         connecting = asyncio.create_task(
             client.connect(
                 url,
-                error_cb=failure.take,
+                error_cb=errors.take,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 connect_timeout=_FLUSH_SECONDS,
@@ -146,10 +154,10 @@ class Backend(MessagingBackend):
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 # The library would try again and again.
-                waited = (connecting, failure.first)
+                waited = (connecting, failure)
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 if not connecting.done():
-                    raise failure.first.result()
+                    raise failure.result()
                 await connecting
         except BaseException as exc:
             connecting.cancel()
@@ -158,6 +166,7 @@ class Backend(MessagingBackend):
             if isinstance(exc, asyncio.CancelledError):
                 raise
             raise _error(server, exc) from None
+        self._errors = errors
         return client
 
     def _tls(self, wanted: bool) -> ssl.SSLContext:
@@ -213,11 +222,13 @@ class _Client(Client):
         await super()._process_msg(sid, subject, reply, data, b"")
 
 
-class _Failure:
-    """What the library tells on its way, the first time."""
+class _Errors:
+    """What the library tells on its way, and nobody else is told."""
 
     def __init__(self) -> None:
-        self.first: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.first: asyncio.Future[Exception] | None = None
+        """Who waits for the first."""
+        self._refused: Counter[str] = Counter()
         self._loses = False
 
     async def take(self, exc: Exception) -> None:
@@ -226,8 +237,29 @@ class _Failure:
                 log.warning("messages of NATS are lost: too many wait that no guest takes")
             self._loses = True
             return
-        if not self.first.done():
+        if self.first is not None and not self.first.done():
             self.first.set_result(exc)
+        text = str(exc).lower()
+        if "permissions violation" in text:
+            if len(self._refused) >= _MAX_REFUSED:
+                self._refused.clear()
+            self._refused[text] += 1
+
+    def refusals(self, what: str, subject: str) -> int:
+        """Return how often the server has refused this. what: ``publish`` or ``subscription``."""
+        return self._refused[_refusal(what, subject)]
+
+    def check(self, before: int, what: str, subject: str) -> None:
+        """Raise InsufficientPermissionsError if it has been refused since.
+
+        The server says so before it answers a flush.
+        """
+        if self.refusals(what, subject) > before:
+            raise InsufficientPermissionsError(f"the server refuses subject {subject!r}")
+
+
+def _refusal(what: str, subject: str) -> str:
+    return f'nats: permissions violation for {what} to "{subject}"'.lower()
 
 
 class _Subscription:
