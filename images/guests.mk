@@ -24,6 +24,7 @@ GUESTS_COMPONENTS := \
   images/spin/c-hello/c_hello.wasm \
   images/spin-key-value/key_value.wasm \
   images/slight/app.wasm \
+  images/slight-messaging/app.wasm \
   $(patsubst %.c,%.wasm,$(filter-out %/wagi_probe.c %/program.c, \
     $(sort $(wildcard containerd-shim-*-v1/tests/guests/*.c))))
 GUESTS_RUST := \

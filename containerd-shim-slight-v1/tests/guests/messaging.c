@@ -1,5 +1,6 @@
 /* Publishes, subscribes and receives as the path says, by the interfaces of each generation. */
 #include <stdio.h>
+#include <unistd.h>
 
 #include "slight.h"
 
@@ -42,6 +43,7 @@ const char *slight_init(void) {
   SLIGHT_ROUTE(&result, put, "/topic/:name/*", "publish");
   SLIGHT_ROUTE(&result, post, "/topic/:name/*", "subscribe");
   SLIGHT_ROUTE(&result, get, "/subscription/:name/*", "receive");
+  SLIGHT_ROUTE(&result, get, "/held/:name/*", "hold");
   SLIGHT_ROUTE(&result, put, "/old/:name/*", "old");
   SLIGHT_ROUTE(&result, put, "/queue/:name", "queue_send");
   SLIGHT_ROUTE(&result, get, "/queue/:name", "queue_receive");
@@ -93,6 +95,21 @@ SLIGHT_HANDLER("receive", receive) {
   sub_receive(handle, SLIGHT_STRING(slight_param(request, "*")), &result);
   answer(response, &result);
   sub_drop(handle);
+}
+
+/* Says what it receives, and keeps it without an end. */
+SLIGHT_HANDLER("hold", hold) {
+  struct slight_result result;
+  sub_open(NAME, &result);
+  if (refuse(response, &result)) return;
+  uint32_t handle = result.handle;
+  do {
+    sub_receive(handle, SLIGHT_STRING(slight_param(request, "*")), &result);
+    if (refuse(response, &result)) return;
+  } while (result.content.size == 0);
+  printf("holding %s\n", result.content.data);
+  fflush(stdout);
+  for (;;) sleep(3600);
 }
 
 /* Receives what it publishes. */
