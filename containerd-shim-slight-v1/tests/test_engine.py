@@ -49,6 +49,11 @@ def test_missing_file(image: Image, name: str) -> None:
             "/slightfile.toml:2:1: capability[0]: keyvalue.dapr is not served by this shim",
         ),
         (
+            VERSION.replace("1", "2")
+            + '[[capability]]\nresource = "keyvalue.dapr"\nname = "store"\n',
+            "/slightfile.toml:2:1: capability[0]: keyvalue.dapr is not served by this shim",
+        ),
+        (
             VERSION + '[[capability]]\nname = "kv.redis"\n',
             "/slightfile.toml:2:1: capability[0]: keyvalue.redis needs the config REDIS_ADDRESS",
         ),

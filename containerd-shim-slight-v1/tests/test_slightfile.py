@@ -303,3 +303,30 @@ def test_config_that_is_lacking(text: str, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
         check_configs(parse_slightfile(text))
     assert str(caught.value).startswith(f"slightfile.toml:2:1: capability[0]: {message}")
+
+
+# Names that upstream's documents have
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["events", "configs.local", "sql.mysql", "keyvalue.memcached", "messaging.sqs", "pubsub.nats"],
+)
+def test_resource_that_upstream_never_had_or_gave_up(name: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse_slightfile(V1 + old_capability(name))
+    assert str(caught.value).startswith(f'slightfile.toml:3:1: capability[0].name = "{name}": ')
+
+
+@pytest.mark.parametrize("backend", ["mosquitto", "confluent_apache_kafka"])
+def test_pubsub_is_what_messaging_was_called(backend: str) -> None:
+    file = parse_slightfile(V1 + old_capability(f"pubsub.{backend}"))
+    assert file.capabilities[0].resource.name == f"messaging.{backend}"
+
+
+def test_login_of_kafka_is_needed_only_where_there_is_one() -> None:
+    configs = 'CAK_ENDPOINT = "h"\nCAK_SECURITY_PROTOCOL = "PLAINTEXT"\nCAK_GROUP_ID = "g"'
+    text = V2 + capability("messaging.confluent_apache_kafka", "a", configs)
+    check_configs(parse_slightfile(text))
+    with pytest.raises(ManifestError, match="needs the config CAK_GROUP_ID"):
+        check_configs(parse_slightfile(text.replace("CAK_GROUP_ID", "GROUP_ID")))
