@@ -104,6 +104,10 @@ dist/images/.stamp $(IMAGES) &: $(IMAGE_SOURCES) $(IMAGE_TOOLS) | $(VENV)/.stamp
 	$(BIN)/python shared/tools/build_images.py
 	@touch dist/images/.stamp $(IMAGES)
 
+.PHONY: release
+release: build images  ## write dist/release: binaries, wheels, images, checksums, a bill of materials, notes
+	$(BIN)/python shared/tools/release.py
+
 .PHONY: load
 load: dist/images/.stamp  ## import the images into the containerd of CONTAINERD_ADDRESS
 	for image in dist/images/*.tar; do \

@@ -1,0 +1,1 @@
+"""``blobstore``: objects in containers, read and written in parts."""

@@ -1,0 +1,1 @@
+"""``distributed-locking``: locks that apps on several nodes share."""

@@ -1,0 +1,1 @@
+"""``keyvalue``: values by keys, in stores that have names."""

@@ -1,0 +1,1 @@
+"""``sql``: statements for a database."""

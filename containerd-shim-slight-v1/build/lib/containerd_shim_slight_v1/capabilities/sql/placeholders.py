@@ -1,0 +1,40 @@
+"""Parameters of statements: ``$1``, as the interface says, or ``?``, as upstream has it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# What holds no parameters: strings, names in quotes, and comments.
+_TOKEN: Final = re.compile(
+    r"""
+      [eE]'(?:[^'\\]|\\.|'')*'
+    | '(?:[^']|'')*'
+    | "(?:[^"]|"")*"
+    | \$(?P<tag>[A-Za-z_]*)\$ .*? \$(?P=tag)\$
+    | --[^\n]*
+    | /\*.*?\*/
+    | (?P<number>\$[0-9]+)
+    | (?P<mark>\?)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def numbered(text: str) -> str:
+    """Return a statement with ``$1`` for the first ``?``, and so on; one that has ``$1`` as it is.
+
+    So ``?`` can be an operator, too.
+    """
+    if any(found["number"] for found in _TOKEN.finditer(text)):
+        return text
+    count = 0
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal count
+        if found["mark"] is None:
+            return found[0]
+        count += 1
+        return f"${count}"
+
+    return _TOKEN.sub(replace, text)

@@ -1,0 +1,1 @@
+"""``slightfile.toml``: what an app may use, and of which backend."""

@@ -1,0 +1,1 @@
+"""How guests are called, and how they call the host."""

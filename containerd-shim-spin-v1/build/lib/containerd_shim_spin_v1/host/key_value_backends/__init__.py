@@ -1,0 +1,1 @@
+"""Where key-value stores are kept: one module for each kind."""

@@ -1,0 +1,1 @@
+"""Which trigger a request is for, and what its component is told of it."""

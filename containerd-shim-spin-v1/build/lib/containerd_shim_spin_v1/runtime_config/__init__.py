@@ -1,0 +1,1 @@
+"""``runtime-config.toml``: what whoever runs the app says of its surroundings."""

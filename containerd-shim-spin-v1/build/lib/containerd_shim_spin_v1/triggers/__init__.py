@@ -1,0 +1,1 @@
+"""What calls components: one module for each trigger type."""

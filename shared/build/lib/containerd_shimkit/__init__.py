@@ -1,0 +1,1 @@
+"""What the containerd wasm shims share."""

@@ -1,0 +1,1 @@
+"""The ASGI serving loop: listen, limits, drain."""

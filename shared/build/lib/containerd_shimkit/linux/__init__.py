@@ -1,0 +1,1 @@
+"""The kernel's side: system calls, namespaces, mounts, capabilities and cgroups."""

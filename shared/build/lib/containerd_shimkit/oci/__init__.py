@@ -1,0 +1,1 @@
+"""What the Open Container Initiative specifies: config.json, bundles, image archives."""

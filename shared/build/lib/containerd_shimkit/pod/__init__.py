@@ -1,0 +1,1 @@
+"""Pods whose sandbox is made here: containerd's sandbox API (``sandboxer = "shim"``)."""

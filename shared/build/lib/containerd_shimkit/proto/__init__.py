@@ -1,0 +1,1 @@
+"""Messages on the wire, generated from the ``.proto`` files beside this one by ``make proto``."""

@@ -1,0 +1,70 @@
+"""What kind of shim this is, and where on the node it keeps things."""
+
+from __future__ import annotations
+
+import os
+
+DEFAULT_STATE = "/var/lib/containerd-wasm-shims"
+DEFAULT_CACHE_MAX_BYTES = 1 << 30
+DEFAULT_RUN = "/run/containerd-wasm-shims"
+
+
+class ShimKind:
+    """One of the shims, as the kit knows it."""
+
+    def __init__(self, name: str, engine: str, version: str) -> None:
+        """name: ``spin``; engine: ``package.module:Class``, empty where there is none yet."""
+        self.name = name
+        self.engine = engine
+        self.version = version
+
+    def import_engine(self) -> type:
+        """Import the engine's module; return its class. Raises ImportError."""
+        import importlib
+
+        module, _, name = self.engine.partition(":")
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+    @property
+    def binary(self) -> str:
+        """The executable containerd looks for."""
+        return f"containerd-shim-{self.name}-v1"
+
+    @property
+    def runtime(self) -> str:
+        """The runtime type in containerd's configuration."""
+        return f"io.containerd.{self.name}.v1"
+
+
+_unpacked: list[str] = []
+
+
+def set_state_directory(directory: str) -> None:
+    """Say where this binary was unpacked to: elsewhere, if its usual place cannot be written."""
+    _unpacked[:] = [directory]
+
+
+def state_directory() -> str:
+    """Return where a binary unpacks itself; survives a reboot."""
+    if _unpacked:
+        return _unpacked[0]
+    return os.environ.get("CONTAINERD_WASM_SHIMS_ROOT") or DEFAULT_STATE
+
+
+def cache_directory() -> str:
+    """Return where compiled modules are kept."""
+    return os.environ.get("CONTAINERD_WASM_SHIMS_CACHE") or f"{state_directory()}/cache"
+
+
+def cache_max_bytes() -> int:
+    """Return how large the cache of compiled modules may become.
+
+    Whatever is no number counts as not set: no pod shall fail for it.
+    """
+    text = os.environ.get("CONTAINERD_WASM_SHIMS_CACHE_MAX_BYTES", "")
+    return int(text) if text.isascii() and text.isdecimal() else DEFAULT_CACHE_MAX_BYTES
+
+
+def run_directory() -> str:
+    """Return where the zygote's socket is; need not survive a reboot."""
+    return os.environ.get("CONTAINERD_WASM_SHIMS_RUN") or DEFAULT_RUN

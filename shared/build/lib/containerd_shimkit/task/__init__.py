@@ -1,0 +1,1 @@
+"""Tasks: their states, the container behind each, and the service containerd calls."""

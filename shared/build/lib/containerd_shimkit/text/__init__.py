@@ -1,0 +1,1 @@
+"""Text of an image's files, with the place of every value."""
