@@ -73,7 +73,7 @@ class Backend(MessagingBackend):
         refused = self._errors.refusals("publish", topic)
         try:
             await client.publish(_subject(topic), message)
-            await client.flush(_FLUSH_SECONDS)
+            await _flush(client)
         except nats.errors.MaxPayloadError:
             raise PayloadTooLargeError(len(message), client.max_payload) from None
         except (nats.errors.Error, OSError, TimeoutError):
@@ -92,7 +92,7 @@ class Backend(MessagingBackend):
             )
             subscription = _Subscription(made)
             try:
-                await client.flush(_FLUSH_SECONDS)
+                await _flush(client)
                 self._errors.check(refused, "subscription", topic)
             except BaseException:
                 await subscription.close()
@@ -106,7 +106,10 @@ class Backend(MessagingBackend):
 
     async def receive(self, name: str, token: str) -> bytes:
         with self._subscriptions.used(token) as subscription:
-            return await subscription.receive()
+            message = await subscription.receive()
+        if not message and (self._client is None or not self._client.is_connected):
+            raise ServiceUnavailableError("the server is away")
+        return message
 
     async def unsubscribe(self, name: str, token: str) -> None:
         await self._subscriptions.remove(token)
@@ -147,6 +150,7 @@ class Backend(MessagingBackend):
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 connect_timeout=_FLUSH_SECONDS,
+                flush_timeout=_FLUSH_SECONDS,
                 tls=self._tls(wanted),
                 **options,
             )
@@ -282,6 +286,14 @@ class _Subscription:
             await self._subscription.unsubscribe()
         except (nats.errors.Error, OSError):
             return
+
+
+async def _flush(client: Client) -> None:
+    """Return when the server has what was sent before. Raises what the library does."""
+    # flush() alone sends its PING in front of what still waits to be sent. What sends that forgets
+    # that it was cancelled, so it is a task of its own.
+    await asyncio.shield(asyncio.create_task(client._flush_pending(force_flush=True)))
+    await client.flush(_FLUSH_SECONDS)
 
 
 async def _close(client: Client) -> None:
