@@ -167,6 +167,41 @@ def test_server_that_is_down(image: Image) -> None:
     image.run(main)
 
 
+def test_server_that_goes_while_somebody_waits(image: Image) -> None:
+    image.guest("locking")
+    with running_etcd() as server:
+        image.slightfile(slightfile(server.address))
+
+        async def main(port: int) -> None:
+            guest = Guest(port)
+            key = await guest.lock(b"name")
+            waiting = asyncio.create_task(guest.ask("lock", "-", b"name"))
+            await asyncio.wait((waiting,), timeout=0.3)
+            await asyncio.to_thread(server.stop)
+            async with asyncio.timeout(30):
+                assert await waiting == (
+                    418,
+                    f"3 {server.address}: the server does not answer".encode(),
+                )
+            assert (await guest.ask("unlock", "-", key))[1][:2] == b"3 "
+
+        image.run(main)
+
+
+def test_lock_of_an_app_that_is_gone_ends_with_its_time(app: Image) -> None:
+    async def first(port: int) -> None:
+        await Guest(port).lock(b"of one that goes", "2")
+
+    async def second(port: int) -> None:
+        guest = Guest(port)
+        async with asyncio.timeout(30):
+            await guest.unlock(await guest.lock(b"of one that goes"))
+
+    app.run(first)
+    app.sockets.clear()
+    app.run(second)
+
+
 @pytest.mark.parametrize("endpoint", ["", "ftp://host", "http://", "http://a:b@host", "http://h/p"])
 def test_endpoint_that_is_none(image: Image, endpoint: str) -> None:
     image.guest("locking")

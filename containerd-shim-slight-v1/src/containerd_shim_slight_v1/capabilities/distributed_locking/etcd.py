@@ -40,6 +40,7 @@ _MAX_SECONDS: Final = 9_000_000_000  # etcd's
 _MAX_NAME_BYTES: Final = 64 << 10
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _CALL_SECONDS: Final = 10.0
+_UNAVAILABLE: Final = 14  # of gRPC: it is about to end
 # Another key of the server's is not a lock, and nothing that a guest may remove.
 _KEY: Final = re.compile(rb".*/[0-9a-f]{1,16}", re.DOTALL)
 
@@ -165,6 +166,8 @@ class Backend(LockingBackend):
             raise LockProtocolError(f"{server}: its answer is not etcd's") from None
         if not isinstance(answer, dict):
             raise LockProtocolError(f"{server}: its answer is not etcd's")
+        if answer.get("code") == _UNAVAILABLE:
+            raise LockConnectionError(f"{server}: the server does not answer")
         if status != 200:
             raise failure(f"{server}: {str(answer.get('error', f'status {status}'))[:1000]}")
         result = answer.get("result", answer)  # of what the API has as a stream
