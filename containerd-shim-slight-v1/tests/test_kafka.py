@@ -97,6 +97,44 @@ def test_next_app_goes_on_where_the_first_one_stopped(app: Image) -> None:
     app.run(second)
 
 
+def test_two_apps_of_a_group_share_the_messages(app: Image) -> None:
+    async def main(port: int) -> None:
+        app.sockets.clear()
+        async with app.serving() as other:
+            guests = [Guest(port), Guest(other)]
+            for guest in guests:
+                await guest.subscribe("both")
+            for number in range(10):
+                await guests[number % 2].publish("both", str(number).encode())
+            found: set[bytes] = set()
+            async with asyncio.timeout(60):
+                # One of them may get none: there are fewer partitions.
+                while len(found) < 10:
+                    found |= {*await asyncio.gather(*(g.receive("both") for g in guests))} - {b""}
+            assert found == {str(number).encode() for number in range(10)}
+
+    app.run(main)
+
+
+def test_guest_that_is_cut_off_leaves_the_app_joining(image: Image) -> None:
+    image.guest("messaging")
+    with running_kafka(group_initial_rebalance_delay_ms="4000") as server:
+        image.slightfile(slightfile(server.address))
+
+        async def main(port: int) -> None:
+            guest = Guest(port)
+            assert (await guest.ask("POST", "topic", "box", "topic"))[0] == 504
+            async with asyncio.timeout(60):
+                while (await guest.ask("POST", "topic", "box", "topic"))[0] == 504:
+                    pass
+            await guest.publish("topic", b"message")
+            assert await guest.receive_one("topic") == b"message"
+            # The app ends while a guest waits for another group's topic.
+            assert (await guest.ask("POST", "topic", "box", "another"))[0] in (200, 504)
+
+        image.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="1")
+
+
 def test_message_of_an_app_that_dies_comes_again(
     app: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,11 +71,12 @@ class InProcessImage:
     async def serving(self, **env: str) -> AsyncIterator[int]:
         """Serve the app; yields the port of its first server."""
         bound = len(self.sockets)
-        app, self.stop, ready = self.prepare(**env), asyncio.Event(), asyncio.Event()
+        app, ready = self.prepare(**env), asyncio.Event()
+        stop = self.stop = asyncio.Event()  # of one, where several are served
         engine = type(self).engine()
         try:
             engine.listen(app)
-            task = asyncio.create_task(engine.serve(app, ready.set, self.stop))
+            task = asyncio.create_task(engine.serve(app, ready.set, stop))
             waiting = asyncio.create_task(ready.wait())
             await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -84,7 +85,7 @@ class InProcessImage:
             try:
                 yield self.sockets[bound].getsockname()[1]
             finally:
-                self.stop.set()
+                stop.set()
                 async with asyncio.timeout(_SECONDS):
                     assert await task == 0
         finally:

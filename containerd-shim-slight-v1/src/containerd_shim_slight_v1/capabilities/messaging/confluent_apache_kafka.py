@@ -21,6 +21,7 @@ import asyncio
 import logging
 import re
 import uuid
+from collections import Counter
 from contextlib import suppress
 from typing import Any, Final
 
@@ -80,6 +81,8 @@ _TOPIC: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 _MAX_TOPICS: Final = 100
 """That one app receives from: each is a member of the group with connections of its own."""
 _CALL_SECONDS: Final = 10.0
+_SEND_SECONDS: Final = 2 * _CALL_SECONDS
+_MAX_KNOWN: Final = 1000
 _FIND_SECONDS: Final = 5.0
 """For what a topic's first use makes the server do, when it makes topics by itself."""
 _JOIN_SECONDS: Final = 60.0
@@ -115,6 +118,7 @@ class Backend(MessagingBackend):
         self._connecting = asyncio.Lock()
         self._topics: set[str] = set()
         """Those that are there."""
+        self._sought: Counter[str] = Counter()
         self._consumers: Subscriptions[TopicConsumer] = Subscriptions(_MAX_TOPICS)
         self._joining: dict[str, asyncio.Task[None]] = {}
 
@@ -125,7 +129,8 @@ class Backend(MessagingBackend):
         # As upstream has it, a key without meaning: topics that are compacted need one.
         key = uuid.uuid4().hex.encode()
         try:
-            await producer.send_and_wait(topic, message, key=key)
+            async with asyncio.timeout(_SEND_SECONDS):
+                await producer.send_and_wait(topic, message, key=key)
         except (MessageSizeTooLargeError, RecordListTooLargeError):
             raise PayloadTooLargeError(len(message), None) from None
         except _LOST:
@@ -207,20 +212,24 @@ class Backend(MessagingBackend):
             return
         if not _TOPIC.fullmatch(topic):
             raise TopicNotFoundError("a Kafka topic has 1 to 249 letters, digits and ._-")
+        self._sought[topic] += 1
         try:
             async with asyncio.timeout(_FIND_SECONDS):
                 await producer.partitions_for(topic)
-        except BaseException as exc:
-            # Or the library would go on to ask for it.
-            producer.client.set_topics(self._topics)
-            if isinstance(exc, TimeoutError | UnknownTopicOrPartitionError | KafkaTimeoutError):
-                if not await _reaches(producer):
-                    raise ServiceUnavailableError("the server is away") from None
-                raise TopicNotFoundError(f"there is no topic {topic!r}") from None
-            if isinstance(exc, KafkaError):
-                raise _error(exc) from None
-            raise
-        self._topics.add(topic)
+            if len(self._topics) >= _MAX_KNOWN:
+                self._topics.clear()
+            self._topics.add(topic)
+        except (TimeoutError, UnknownTopicOrPartitionError, KafkaTimeoutError):
+            if not await _reaches(producer):
+                raise ServiceUnavailableError("the server is away") from None
+            raise TopicNotFoundError(f"there is no topic {topic!r}") from None
+        except KafkaError as exc:
+            raise _error(exc) from None
+        finally:
+            self._sought[topic] -= 1
+            self._sought += Counter()  # without what is at zero
+            # Or the library would ask for all that ever were, of which guests may make any number.
+            producer.client.set_topics({*self._topics, *self._sought})
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
