@@ -55,7 +55,7 @@ def test_messages_come_once_and_in_order(app: Image) -> None:
     async def main(port: int) -> None:
         guest = Guest(port)
         token = await guest.subscribe("order")
-        sent = [b"\0one\xff", b"two\n", bytes(300_000)]
+        sent = [b"\0one\xff", *([bytes(400_000)] * 3), bytes(900_000), b"two\n"]
         for message in sent:
             await guest.publish("order", message)
         await guest.publish("another", b"of another")

@@ -31,8 +31,8 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
     TopicNotFoundError,
 )
 
-# The server's answer may hold so much whatever was asked for: its first message is always whole.
-_FETCH_BYTES: Final = MAX_MESSAGE_BYTES + (1 << 20)
+_FETCH_BYTES: Final = 512 << 10
+"""How much a consumer has of what nobody has received yet, or one message that is larger."""
 _SESSION_SECONDS: Final = 10.0
 """How long the group waits for a member that is gone, before others get its partitions."""
 _HEARTBEATS_IN_SESSION: Final = 3
