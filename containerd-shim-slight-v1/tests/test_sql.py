@@ -119,6 +119,8 @@ def test_statements_with_parameters(app: Image) -> None:
         ("SELECT * FROM nothing", '0 relation "nothing" does not exist (SQLSTATE 42P01)'),
         ("INSERT INTO strict VALUES (1), (1)", "1 duplicate key"),
         ("SET ROLE nobody; SELECT 1", "0 cannot insert multiple commands"),
+        ("COPY strict FROM STDIN", "3 COPY from and to the client is not supported"),
+        ("SELECT '\0'", "3 the statement holds a NUL"),
         ("SELECT 1/0", "3 division by zero (SQLSTATE 22012)"),
         ("SELECT 'a'::int", "3 invalid input syntax"),
     ],

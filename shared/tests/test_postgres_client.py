@@ -8,7 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import uvloop
 
-from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError, connect
+from containerd_shimkit.postgres_client import (
+    PostgresConnection,
+    ResultTooLargeError,
+    connect,
+    copies,
+)
 from containerd_shimkit.testing.servers.postgres import (
     DATABASE,
     PASSWORD,
@@ -121,6 +126,40 @@ def test_call_that_is_cut_off(server: Server, few: bool) -> None:
         assert not connection.usable
 
     run(server, main)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_cancelling_does_not_wait_for_a_server_that_waits(server: Server, few: bool) -> None:
+    """What cancels a statement has no effect on one that reads from the client."""
+
+    async def main(connection: PostgresConnection) -> None:
+        await connection.execute(await connection.prepare("CREATE TEMP TABLE mine (id int)"), ())
+        asking = asyncio.create_task(ask(connection, "COPY mine FROM STDIN", few))
+        await asyncio.wait((asking,), timeout=0.5)
+        asking.cancel()
+        done, _ = await asyncio.wait((asking,), timeout=30)
+        assert done
+        assert asking.cancelled()
+        assert not connection.usable
+        connection.abort()
+
+    run(server, main)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("COPY t FROM STDIN", True),
+        ("copy (SELECT 1) TO stdout", True),
+        (" -- copy\n /* a */ /* b */\tCopy t from\nstdin", True),
+        ("COPY t FROM '/tmp/file'", False),
+        ("SELECT 'copy t from stdin'", False),
+        ("/**/" * 100_000, False),
+        ("/* copy t from stdin", False),
+    ],
+)
+def test_copies(statement: str, expected: bool) -> None:
+    assert copies(statement) is expected
 
 
 def test_types_that_cannot_be_exchanged(server: Server) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import encodings.idna  # noqa: F401  # names of hosts are encoded by it, and it cannot be found later
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -16,10 +17,21 @@ import asyncpg
 
 from containerd_shimkit.pool import ConnectionLostError
 
+_COPY: Final = re.compile(
+    r"(?:\s|--[^\n]*+|/\*(?>.*?\*/))*+copy\b.*\b(?:stdin|stdout)\b", re.IGNORECASE | re.DOTALL
+)
 _QUIT_SECONDS: Final = 1.0
 _GREETING_BYTES: Final = 1 << 20
 
 T = TypeVar("T")
+
+
+def copies(statement: str) -> bool:
+    """Whether a statement copies from or to the client: the server would wait for what never comes.
+
+    Cancelling it would not help.
+    """
+    return _COPY.match(statement) is not None
 
 
 class ResultTooLargeError(Exception):
@@ -60,12 +72,19 @@ class PostgresConnection:
         """
 
         async def fetch() -> list[Any]:
-            async with self._connection.transaction():
+            transaction = self._connection.transaction()
+            await transaction.start()
+            try:
                 cursor = await prepared.cursor(*arguments)
                 records: list[Any] = await cursor.fetch(most + 1)
                 if len(records) > most:
                     raise ResultTooLargeError(f"the result has more than {most} rows")
-                return records
+            except Exception:
+                # Whoever is cut off does not wait for the server, which need not answer any more.
+                await transaction.rollback()
+                raise
+            await transaction.commit()
+            return records
 
         return await self._call(fetch, sent=True)
 

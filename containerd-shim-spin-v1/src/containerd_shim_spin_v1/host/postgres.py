@@ -16,7 +16,6 @@ Sources: Spin 1.5 crates/outbound-pg, Spin 3.6 crates/factor-outbound-pg.
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401  # names of hosts are encoded by it, and it cannot be found later
-import re
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -43,7 +42,7 @@ from containerd_shim_spin_v1.host.postgres_address import PostgresAddress, parse
 from containerd_shim_spin_v1.host.postgres_connection import connect
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
 from containerd_shimkit.pool import Pool
-from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError
+from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError, copies
 from containerd_shimkit.turns import map_in_turns
 
 _MAX_MESSAGE: Final = 4096
@@ -75,7 +74,6 @@ _PARAMETERS: Final[dict[str, frozenset[str]]] = {
     Kind.STR: frozenset({"text", "varchar", "bpchar", "name", "unknown", "citext"}),
     Kind.BINARY: frozenset({"bytea"}),
 }
-_COPY: Final = re.compile(r"\s*copy\b.*\b(?:stdin|stdout)\b", re.IGNORECASE | re.DOTALL)
 _UNSIGNED: Final = frozenset({Kind.UINT8, Kind.UINT16, Kind.UINT32, Kind.UINT64})
 
 
@@ -167,8 +165,7 @@ class PostgresSession:
         """Return records, what their columns are, and the server's word of what was done."""
         if "\0" in statement:
             raise QueryFailedError("the statement holds a NUL")
-        # The server would wait for data that never comes.
-        if _COPY.match(statement):
+        if copies(statement):
             raise QueryFailedError("COPY from and to the client is not supported")
 
         async def run(connection: PostgresConnection) -> tuple[list[Any], Sequence[Any], str]:

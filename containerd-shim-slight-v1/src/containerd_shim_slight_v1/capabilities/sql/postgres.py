@@ -37,7 +37,12 @@ from containerd_shim_slight_v1.capabilities.sql.base import (
 )
 from containerd_shim_slight_v1.capabilities.sql.placeholders import numbered
 from containerd_shimkit.pool import ConnectionLostError, Pool, PoolBusyError, PoolClosedError
-from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError, connect
+from containerd_shimkit.postgres_client import (
+    PostgresConnection,
+    ResultTooLargeError,
+    connect,
+    copies,
+)
 from containerd_shimkit.tls import TlsConfigError
 from containerd_shimkit.turns import map_in_turns
 
@@ -104,7 +109,7 @@ class Backend(SqlBackend):
 
     async def query(self, statement: Statement) -> list[Field]:
         async def run(connection: PostgresConnection) -> list[Field]:
-            prepared = await connection.prepare(numbered(statement.text))
+            prepared = await connection.prepare(_text(statement))
             names = [(a.name, _TYPES.get(a.type.name)) for a in prepared.get_attributes()]
             most = MAX_VALUES // max(len(names), 1)
             parameters = _parameters(statement, prepared)
@@ -126,7 +131,7 @@ class Backend(SqlBackend):
 
     async def execute(self, statement: Statement) -> None:
         async def run(connection: PostgresConnection) -> None:
-            prepared = await connection.prepare(numbered(statement.text))
+            prepared = await connection.prepare(_text(statement))
             await connection.execute(prepared, _parameters(statement, prepared))
 
         await self._run(run)
@@ -217,6 +222,15 @@ def _database(url: str) -> _Database:
         name=unquote(parts.path.removeprefix("/")) or user,
         tls=_MODES[mode],
     )
+
+
+def _text(statement: Statement) -> str:
+    """Return what the server is sent. Raises SqlError."""
+    if "\0" in statement.text:
+        raise SqlError("the statement holds a NUL")
+    if copies(statement.text):
+        raise SqlError("COPY from and to the client is not supported")
+    return numbered(statement.text)
 
 
 def _parameters(statement: Statement, prepared: Any) -> tuple[str, ...]:
