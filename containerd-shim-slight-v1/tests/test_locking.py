@@ -11,6 +11,7 @@ import pytest
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.etcd import running_etcd
+from containerd_shimkit.testing.servers.http import answering, http_server, response
 from containerd_shimkit.testing.servers.process import Server
 
 Image = Any  # of conftest.py
@@ -110,15 +111,15 @@ def test_who_is_cut_off_while_waiting_leaves_no_lock(app: Image) -> None:
 def test_many_wait_at_once(app: Image) -> None:
     async def main(port: int) -> None:
         guest = Guest(port)
-        keys = [await guest.lock(str(n).encode()) for n in range(20)]
-        waiting = [asyncio.create_task(guest.lock(str(n).encode())) for n in range(20)]
-        for key in reversed(keys):
-            await guest.unlock(key)
-        async with asyncio.timeout(20):
-            for key in await asyncio.gather(*waiting):
-                await guest.unlock(key)
+        names = [str(number).encode() for number in range(200)]
+        async with asyncio.timeout(100):
+            keys = await asyncio.gather(*map(guest.lock, names))
+            waiting = [asyncio.create_task(guest.lock(name)) for name in names]
+            # Nobody who gives one back waits behind those who wait for one.
+            await asyncio.gather(*map(guest.unlock, reversed(keys)))
+            await asyncio.gather(*map(guest.unlock, await asyncio.gather(*waiting)))
 
-    app.run(main)
+    app.run(main, SLIGHT_MAX_INSTANCE_COUNT="400")
 
 
 @pytest.mark.parametrize("key", [b"", b"nothing", b"/", b"name/xyz", b"x" * 200_000 + b"/1"])
@@ -200,6 +201,31 @@ def test_lock_of_an_app_that_is_gone_ends_with_its_time(app: Image) -> None:
     app.run(first)
     app.sockets.clear()
     app.run(second)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (response(200, b"nothing"), "its answer is not etcd's"),
+        (response(200, b"[" * 100_000), "its answer is not etcd's"),
+        (response(200, b"[]"), "its answer is not etcd's"),
+        (response(200, b"{}"), "the server grants no lease"),
+        (response(200, bytes(2 << 20)), "the server's answer exceeds 1048576 bytes"),
+    ],
+    ids=["text", "nested", "list", "empty", "large"],
+)
+def test_server_that_is_another(image: Image, answer: bytes, reason: str) -> None:
+    image.guest("locking")
+
+    async def main(port: int) -> None:
+        async with http_server(answering(lambda _: answer), address=address):
+            status, text = await Guest(port).ask("lock", "-", b"name")
+            assert (status, text[:2]) == (418, b"4 ")
+            assert reason in text.decode()
+
+    address = free_address()
+    image.slightfile(slightfile("http://{}:{}".format(*address)))
+    image.run(main)
 
 
 @pytest.mark.parametrize("endpoint", ["", "ftp://host", "http://", "http://a:b@host", "http://h/p"])

@@ -162,7 +162,7 @@ class Backend(LockingBackend):
             raise LockConnectionError(f"{server}: the server does not answer") from None
         try:
             answer = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise LockProtocolError(f"{server}: its answer is not etcd's") from None
         if not isinstance(answer, dict):
             raise LockProtocolError(f"{server}: its answer is not etcd's")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# What holds no parameters: strings, names in quotes, and comments.
+# What holds no parameters: strings, names in quotes, and comments. What does not end reaches to the
+# statement's end: so the time is in proportion to its length, whatever is in it.
 _TOKEN: Final = re.compile(
     r"""
-      [eE]'(?:[^'\\]|\\.|'')*'
-    | '(?:[^']|'')*'
-    | "(?:[^"]|"")*"
-    | \$(?P<tag>[A-Za-z_]*)\$ .*? \$(?P=tag)\$
-    | --[^\n]*
-    | /\*.*?\*/
+      [eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)
+    | '(?:[^']|'')*+(?:'|\Z)
+    | "(?:[^"]|"")*+(?:"|\Z)
+    | \$(?P<tag>[A-Za-z_]{,63})\$ .*? (?:\$(?P=tag)\$|\Z)
+    | --[^\n]*+
+    | /\*.*?(?:\*/|\Z)
     | (?P<number>\$[0-9]+)
     | (?P<mark>\?)
     """,
@@ -26,7 +27,7 @@ def numbered(text: str) -> str:
 
     So ``?`` can be an operator, too.
     """
-    if any(found["number"] for found in _TOKEN.finditer(text)):
+    if "?" not in text or any(found["number"] for found in _TOKEN.finditer(text)):
         return text
     count = 0
 

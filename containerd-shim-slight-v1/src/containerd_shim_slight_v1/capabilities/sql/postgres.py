@@ -48,6 +48,7 @@ from containerd_shimkit.turns import map_in_turns
 
 _WAIT_SECONDS: Final = 30.0
 _MAX_MESSAGE: Final = 4096
+_MAX_NUMBERED: Final = 256 << 10
 _MODES: Final = {"disable": False, "allow": False, "prefer": False} | dict.fromkeys(
     ("require", "verify-ca", "verify-full"), True
 )
@@ -230,6 +231,9 @@ def _text(statement: Statement) -> str:
         raise SqlError("the statement holds a NUL")
     if copies(statement.text):
         raise SqlError("COPY from and to the client is not supported")
+    # To look for parameters stops the loop for everybody.
+    if len(statement.text) > _MAX_NUMBERED and "?" in statement.text:
+        raise SqlError(f"a statement with ? has more than {_MAX_NUMBERED} characters")
     return numbered(statement.text)
 
 
