@@ -19,6 +19,7 @@ from containerd_shim_slight_v1.slightfile.reader import parse_slightfile
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.process import Server
+from containerd_shimkit.testing.servers.proxy import holding_proxy
 from containerd_shimkit.testing.servers.redis import running_redis
 
 Image = Any  # of conftest.py
@@ -202,6 +203,27 @@ def test_value_that_is_too_large(redis: Server) -> None:
             await backend.get("s", "big")
 
     call(f"redis://{redis.address}", main)
+
+
+def test_request_that_is_cut_off_leaves_its_answer_to_nobody(image: Image, redis: Server) -> None:
+    image.slightfile(KEYVALUE)
+    for key in ("one", "two"):
+        assert redis.run(*redis_cli(redis), "SET", f"cut:{key}", key) == "OK\n"
+    address = free_address()
+
+    async def main(port: int) -> None:
+        async with holding_proxy((redis.host, redis.port), address) as proxy:
+            answers = await asyncio.gather(*(fetch(port, "/kv/cut/one/") for _ in range(10)))
+            assert {answer.status for answer in answers} == {504}
+            proxy.open()
+            async with asyncio.timeout(60):
+                for _ in range(20):
+                    while (found := await fetch(port, "/kv/cut/two/")).status == 504:
+                        pass  # a busy machine may take longer
+                    assert found.text == "two"
+
+    env = {"ADDRESS_OF_REDIS": "redis://{}:{}".format(*address)}
+    image.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="1", **env)
 
 
 def test_many_wait_at_once(image: Image, redis: Server) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import fetch
 from containerd_shimkit.testing.servers.azurite import ACCOUNT
-from containerd_shimkit.testing.servers.proxy import holding_proxy
+from containerd_shimkit.testing.servers.process import Server
+from containerd_shimkit.testing.servers.proxy import Proxy, holding_proxy
 
 Image = Any  # of conftest.py
 Cloud = Any
@@ -18,7 +21,7 @@ Cloud = Any
 COUNT = 200
 
 
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("fixture", "resource"),
     [
         ("azure", "keyvalue.azblob"),
@@ -27,9 +30,28 @@ COUNT = 200
         ("s3", "blobstore.aws_s3"),
     ],
 )
-def test_many_wait_at_once(
-    image: Image, request: pytest.FixtureRequest, fixture: str, resource: str
-) -> None:
+
+
+@dataclass(frozen=True)
+class Held:
+    """A service that is behind a proxy."""
+
+    server: Server
+    address: tuple[str, int]
+    path: str
+    expected: tuple[int, str]
+    """What a guest answers that comes through."""
+
+    def proxy(self) -> AbstractAsyncContextManager[Proxy]:
+        return holding_proxy((self.server.host, self.server.port), self.address)
+
+    async def ask(self, port: int) -> tuple[int, str]:
+        answer = await fetch(port, self.path)
+        return answer.status, answer.text
+
+
+@pytest.fixture
+def held(image: Image, request: pytest.FixtureRequest, fixture: str, resource: str) -> Held:
     cloud: Cloud = request.getfixturevalue(fixture)
     address = free_address()
     url = "http://{}:{}".format(*address)
@@ -42,22 +64,35 @@ def test_many_wait_at_once(
     image.slightfile(cloud.of(resource).slightfile)
     if resource.startswith("blobstore"):
         image.guest("blobs")
-        path, expected = "/has/store/nothing/", (200, "0")
-    else:
-        path, expected = "/kv/store/nothing/", (418, "0 there is no key 'nothing'")
+        return Held(server, address, "/has/store/nothing/", (200, "0"))
+    return Held(server, address, "/kv/store/nothing/", (418, "0 there is no key 'nothing'"))
 
+
+@KINDS
+def test_many_wait_at_once(image: Image, held: Held) -> None:
     async def main(port: int) -> None:
-        async with (
-            holding_proxy((server.host, server.port), address) as proxy,
-            asyncio.timeout(100),
-            asyncio.TaskGroup() as group,
-        ):
-            asked = [group.create_task(fetch(port, path)) for _ in range(COUNT)]
+        async with held.proxy() as proxy, asyncio.timeout(100), asyncio.TaskGroup() as group:
+            asked = [group.create_task(held.ask(port)) for _ in range(COUNT)]
             await proxy.holds(COUNT)
             assert not any(task.done() for task in asked)
             proxy.open()
-            for task in asked:
-                answer = await task
-                assert (answer.status, answer.text) == expected
+            assert [await task for task in asked] == [held.expected] * COUNT
 
     image.run(main, SLIGHT_MAX_INSTANCE_COUNT=str(COUNT))
+
+
+@KINDS
+def test_request_that_is_cut_off(image: Image, held: Held) -> None:
+    """Its connection is nobody else's, nor are there less for those that come."""
+
+    async def main(port: int) -> None:
+        async with held.proxy() as proxy:
+            answers = await asyncio.gather(*(held.ask(port) for _ in range(10)))
+            assert {status for status, _ in answers} == {504}
+            proxy.open()
+            async with asyncio.timeout(60):
+                while (found := await held.ask(port))[0] == 504:
+                    pass  # a busy machine may take longer
+            assert found == held.expected
+
+    image.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="2", SLIGHT_MAX_INSTANCE_COUNT="10")
