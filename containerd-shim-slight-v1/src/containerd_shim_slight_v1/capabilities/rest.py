@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import yarl
+from multidict import CIMultiDict
 
 from containerd_shimkit.tls import TlsConfigError
 
@@ -111,7 +112,7 @@ class RestClient:
                 if len(content) > most_bytes:
                     answer.close()
                     raise RestTooLargeError(f"{place(url)} answers more than {most_bytes} bytes")
-            return RestAnswer(answer.status, answer.headers, bytes(content))
+            return RestAnswer(answer.status, _clean(answer.headers), bytes(content))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -128,6 +129,14 @@ class RestClient:
                 trust_env=False,
             )
         return self._session
+
+
+def _clean(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return headers without what is no UTF-8: values are sent back, and guests get them."""
+    return CIMultiDict(
+        (name, value if value.isascii() else value.encode(errors="replace").decode())
+        for name, value in headers.items()
+    )
 
 
 def _sendable(body: bytes) -> bytes | io.BytesIO | None:

@@ -72,7 +72,7 @@ class Backend(ConfigsBackend):
             content = None
         match content:
             case {"value": str(value)}:
-                return value.encode()
+                return value.encode(errors="replace")
             case {"value": None}:
                 return b""
         raise ConfigsError(f"{place(self._store().endpoint)}: config {key!r}: unknown answer")

@@ -68,7 +68,7 @@ class Backend(KeyValueBackend):
         answer = await self._call("GetItem", store, {"Key": _key(key), "ConsistentRead": True})
         match answer:
             case {"Item": {"value": {"S": str(text)}}}:
-                return text.encode()
+                return text.encode(errors="replace")
             case {"Item": {"value": {"B": str(text)}}}:
                 return _decoded(text)
             case {"Item": _}:
@@ -94,7 +94,10 @@ class Backend(KeyValueBackend):
         }
         while True:
             answer = await self._call("Scan", store, question)
-            for item in answer.get("Items", ()):
+            items = answer.get("Items")
+            if not isinstance(items, list):
+                raise KeyValueError(f"{await self._service.where()}: unknown answer")
+            for item in items:
                 match item:
                     case {"key": {"S": str(key)}}:
                         keys.add((key,))

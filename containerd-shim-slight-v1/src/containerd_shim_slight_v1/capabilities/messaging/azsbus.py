@@ -91,7 +91,10 @@ class Backend(MessagingBackend):
         answer = await self._ask("POST", path, b"", shown, MAX_MESSAGE_BYTES)
         if answer.status == HTTPStatus.NO_CONTENT:
             return b""
-        lock = urlsplit(answer.headers.get("location", "")).path
+        try:
+            lock = urlsplit(answer.headers.get("location", "")).path
+        except ValueError:
+            lock = ""
         # Signed for this server, whatever host it names.
         if answer.status != HTTPStatus.CREATED or not lock.startswith(f"/{entity}/messages/"):
             raise MessagingError(f"{shown!r}: unknown answer, of status {answer.status}")
