@@ -27,13 +27,17 @@ SOURCES := $(shell find $(DISTRIBUTIONS:%=%/src) -type f \
   \( -name '*.py' -o -name '*.proto' -o -name py.typed \) -not -path '*.egg-info*')
 IMAGE_SOURCES := $(shell find images -type f -not -name '*.md' -not -path '*/.*')
 PYTHON_PATHS := conftest.py $(foreach directory, \
-  $(wildcard images shared/tools $(DISTRIBUTIONS:%=%/src) $(DISTRIBUTIONS:%=%/tests)), \
+  $(wildcard images shared/tools containerd-shim-wws-v1/engines $(DISTRIBUTIONS:%=%/src) $(DISTRIBUTIONS:%=%/tests)), \
   $(if $(shell find $(directory) -name '*.py' -print -quit),$(directory)))
 
 # The .wasm files: make guests.
 -include images/guests.mk
 export GUESTS_PACKAGES
 $(GUESTS_BUILDS): | packages-guests
+
+# The engines of languages for wws: make engines.
+-include containerd-shim-wws-v1/engines/engines.mk
+$(ENGINES): | packages-engines $(VENV)/.stamp
 
 .PHONY: help
 help:  ## say what there is to make
@@ -55,7 +59,8 @@ $(VENV)/.stamp: requirements-dev.lock $(DISTRIBUTIONS:%=%/pyproject.toml) | pack
 	@touch $@
 
 # What Debian has to bring; quick when it is there.
-.PHONY: packages-python packages-build packages-run packages-test packages-bench packages-guests
+.PHONY: packages-python packages-build packages-run packages-test packages-bench packages-guests \
+  packages-engines
 packages-python:
 	@shared/tools/packages.sh need python
 packages-build: | packages-python
@@ -69,6 +74,8 @@ packages-bench: | packages-python
 	@shared/tools/packages.sh need containerd busybox wrk redis
 packages-guests: | packages-python
 	@shared/tools/packages.sh need guests
+packages-engines: | packages-python
+	@shared/tools/packages.sh need guests engines
 
 .PHONY: lock
 lock: $(VENV)/.stamp  ## choose the newest allowed versions and write the lock files
@@ -157,7 +164,7 @@ $(KAFKA)/.stamp: $(wildcard shared/tools/kafka/*) | packages-test
 	@touch $@
 
 .PHONY: test
-test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
+test: build images engines | packages-test  ## run all tests; as root, also those that need a kernel and containerd
 	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
 	@$(MAKE) azurite || echo "Azurite is not there: the tests that need it are skipped" >&2
 	@$(MAKE) kafka || echo "Kafka is not there: the tests that need it are skipped" >&2

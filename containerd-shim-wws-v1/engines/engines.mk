@@ -10,9 +10,6 @@ ENGINES_SOURCES := containerd-shim-wws-v1/engines
 ENGINES_RESULTS := containerd-shim-wws-v1/src/containerd_shim_wws_v1/engines
 ENGINES := $(ENGINES_RESULTS)/javascript.wasm
 
-# The toolchain is that of the guests (images/guests.mk), and patch.
-ENGINES_PACKAGES := patch
-
 .PHONY: engines
 engines: $(ENGINES)  ## build the engines of JavaScript and Python for wws workers
 

@@ -72,6 +72,7 @@ missing_of() {
             have java || echo default-jre-headless
             have mvn || echo maven
             ;;
+        engines) have patch || echo patch ;; # beside the toolchain of the guests
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)
             echo "packages.sh: no group $1" >&2

@@ -277,7 +277,8 @@
 
   function stackOf(error) {
     const lines = String(error.stack ?? "").split("\n");
-    return lines.filter((line) => line.trim() && !line.includes("prelude.js")).join("\n");
+    const ours = /\(prelude\.js|at evaluate \(native\)/;
+    return lines.filter((line) => line.trim() && !ours.test(line)).join("\n");
   }
 
   function showError(error) {
