@@ -37,7 +37,7 @@ $(GUESTS_BUILDS): | packages-guests
 
 # The engines of languages for wws: make engines.
 -include containerd-shim-wws-v1/engines/engines.mk
-$(ENGINES): | packages-engines $(VENV)/.stamp
+$(ENGINES_STARTS): | packages-engines $(VENV)/.stamp
 
 .PHONY: help
 help:  ## say what there is to make

@@ -708,14 +708,16 @@ static JSModuleDef *load_module(JSContext *ctx, const char *name, void *opaque)
     return JS_VALUE_GET_PTR(module);
 }
 
-/* evaluate(name, source, isModule, onlyCompile): a module's namespace, or undefined. */
-static JSValue host_evaluate(JSContext *ctx, JSValueConst self, int count, JSValueConst *arguments)
+/* What `compile` made and `run` has not run yet. */
+static JSValue compiled = JS_UNDEFINED;
+
+/* compile(name, source, isModule) */
+static JSValue host_compile(JSContext *ctx, JSValueConst self, int count, JSValueConst *arguments)
 {
     size_t length;
     const char *name = JS_ToCString(ctx, arguments[0]), *source = NULL;
     int is_module = JS_ToBool(ctx, arguments[2]);
-    JSValue code = JS_EXCEPTION, result;
-    JSModuleDef *module;
+    JSValue code = JS_EXCEPTION;
 
     if (name && (source = to_bytes(ctx, arguments[1], &length)))
         code = JS_Eval(ctx, source, length, name,
@@ -729,15 +731,22 @@ static JSValue host_evaluate(JSContext *ctx, JSValueConst self, int count, JSVal
         JS_FreeCString(ctx, source);
     if (JS_IsException(code))
         return code;
-    if (JS_ToBool(ctx, arguments[3])) {
-        JS_FreeValue(ctx, code);
-        return JS_UNDEFINED;
-    }
-    if (!is_module)
-        return JS_EvalFunction(ctx, code);
-    module = JS_VALUE_GET_PTR(code);
+    JS_FreeValue(ctx, compiled);
+    compiled = code;
+    return JS_UNDEFINED;
+}
+
+/* run(): a module's namespace, or what a script's last statement gives. */
+static JSValue host_run(JSContext *ctx, JSValueConst self, int count, JSValueConst *arguments)
+{
+    JSValue code = compiled, result;
+    JSModuleDef *module = NULL;
+
+    if (JS_VALUE_GET_TAG(code) == JS_TAG_MODULE)
+        module = JS_VALUE_GET_PTR(code);
+    compiled = JS_UNDEFINED;
     result = JS_EvalFunction(ctx, code);
-    if (JS_IsException(result))
+    if (!module || JS_IsException(result))
         return result;
     JS_FreeValue(ctx, result);
     return js_get_module_ns(ctx, module);
@@ -757,7 +766,8 @@ static const JSCFunctionListEntry host_functions[] = {
     JS_CFUNC_DEF("monotonic", 0, host_monotonic),
     JS_CFUNC_DEF("sleep", 1, host_sleep),
     JS_CFUNC_DEF("send", 4, host_send),
-    JS_CFUNC_DEF("evaluate", 4, host_evaluate),
+    JS_CFUNC_DEF("compile", 3, host_compile),
+    JS_CFUNC_DEF("run", 0, host_run),
 };
 
 /* Print the pending exception: what, and where. The prelude does it; this is for when it cannot. */
@@ -826,6 +836,15 @@ EXPORT("_initialize") void _initialize(void)
     JS_SetGCThreshold(runtime, COLLECT_AFTER_BYTES);
     JS_SetModuleLoaderFunc(runtime, resolve_module, load_module, NULL);
     context = JS_NewContext(runtime);
+    /* QuickJS takes the time, and a build shall give the same bytes whenever it is. */
+    context->random_state = 1;
+}
+
+/* Any but zero, from which QuickJS's generator does not move. */
+static void seed_random(void)
+{
+    __wasi_random_get((uint8_t *)&context->random_state, sizeof context->random_state);
+    context->random_state |= 1;
 }
 
 /* Take what is free between objects, for good: what a worker and a request allocate then lies
@@ -841,6 +860,38 @@ static void fill_gaps(void)
         free(memory);
     }
     free(end);
+}
+
+/* Make whole free pages zero: then they cost nothing, in the module and in snapshots. */
+static __attribute__((noinline)) void clear_free_memory(void)
+{
+    enum { STEP = 4096, HEADER = 8, RUNS = 256, EDGE = 64 };
+    struct {
+        char *start, *last;
+    } runs[RUNS];
+    char *end = sbrk(0), *memory;
+    void **taken = NULL, **next;
+    int count = 0, i;
+
+    do {
+        if (!(memory = malloc(STEP - HEADER)))
+            break;
+        next = (void **)memory;
+        *next = taken;
+        taken = next;
+        if (count && runs[count - 1].last + STEP == memory)
+            runs[count - 1].last = memory;
+        else if (count < RUNS)
+            runs[count].start = runs[count].last = memory, count++;
+        /* Free chunks are taken first, the end of the heap last: stop before it grows. */
+    } while (end - memory > 3 * STEP);
+    for (; taken; taken = next) {
+        next = *taken;
+        free(taken);
+    }
+    /* A free chunk's first words and its last are dlmalloc's; nothing between is read again. */
+    for (i = 0; i < count; i++)
+        memset(runs[i].start + EDGE, 0, runs[i].last - runs[i].start + STEP - HEADER - 2 * EDGE);
 }
 
 /* Evaluate prelude.js; 0 if that went well. */
@@ -866,6 +917,7 @@ EXPORT("prepare") int prepare(char *source, size_t length)
     JS_SetHostPromiseRejectionTracker(runtime, note_rejection, NULL);
     JS_RunGC(runtime);
     fill_gaps();
+    clear_free_memory();
     return 0;
 }
 
@@ -912,6 +964,7 @@ int load(char *name, size_t name_length, char *source, size_t source_length)
     int failed = 1;
 
     JS_UpdateStackTop(runtime);
+    seed_random();
     arguments[0] = to_text(context, (Slice){(uint8_t *)name, name_length});
     arguments[1] = JS_NULL;
     if (is_utf8((uint8_t *)source, source_length))
@@ -935,6 +988,7 @@ int load(char *name, size_t name_length, char *source, size_t source_length)
     for (int i = 0; i < 3; i++)
         JS_FreeValue(context, arguments[i]);
     JS_SetGCThreshold(runtime, runtime->malloc_state.malloc_size + COLLECT_AFTER_BYTES);
+    clear_free_memory();
     clear_stack();
     return failed;
 }
@@ -1029,9 +1083,7 @@ EXPORT("handle") Slice *handle(char *request, size_t length)
 
     JS_UpdateStackTop(runtime);
     response = NULL;
-    /* Any but zero, from which its generator does not move. */
-    __wasi_random_get((uint8_t *)&context->random_state, sizeof context->random_state);
-    context->random_state |= 1;
+    seed_random();
     request[length] = 0;
     value = JS_ParseJSON(context, request, length, "request");
     free(request);

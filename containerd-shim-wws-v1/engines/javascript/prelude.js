@@ -277,7 +277,7 @@
 
   function stackOf(error) {
     const lines = String(error.stack ?? "").split("\n");
-    const ours = /\(prelude\.js|at evaluate \(native\)/;
+    const ours = /\(prelude\.js|at (compile|run) \(native\)/;
     return lines.filter((line) => line.trim() && !ours.test(line)).join("\n");
   }
 
@@ -1531,21 +1531,21 @@
     }
   }
 
-  /** Compile as a script, or else as a module; of two errors the one for what it looks like. */
-  function kindOf(name, source) {
-    let failure;
+  /** Compile as a script or a module; of two errors throw the one for what it looks like. */
+  function compile(name, source) {
+    const kinds = [false, true];
+    if (/^\s*(export|import)\b/m.test(source)) kinds.reverse();
     try {
-      host.evaluate(name, source, false, true);
-      return "script";
+      host.compile(name, source, kinds[0]);
     } catch (error) {
-      failure = error;
+      try {
+        host.compile(name, source, kinds[1]);
+      } catch {
+        throw error;
+      }
+      return kinds[1];
     }
-    try {
-      host.evaluate(name, source, true, true);
-      return "module";
-    } catch (error) {
-      throw /^\s*(export|import)\b/m.test(source) ? error : failure;
-    }
+    return kinds[0];
   }
 
   function takeDefault(exported) {
@@ -1575,8 +1575,9 @@
       try {
         if (source === null) throw new SyntaxError(`${name} is no UTF-8`);
         source = source.replace(/^\ufeff/, "");
-        if (kindOf(name, source) === "script") host.evaluate(name, source, false);
-        else takeDefault(host.evaluate(name, source, true).default);
+        const isModule = compile(name, source);
+        const result = host.run();
+        if (isModule) takeDefault(result.default);
       } catch (error) {
         complain("Uncaught ", error);
         return false;
