@@ -345,6 +345,50 @@ def test_url(laboratory: Worker, text: str, base: str | None, href: str) -> None
             True,
         ),
         ("JSON.parse(new Response('[1]').text())", [1]),
+        # Blobs and forms
+        ("new Blob(['a', new Uint8Array([98]), new Blob(['c'])]).text()", "abc"),
+        ("(({ size, type }) => [size, type])(new Blob(['ä'], { type: 'X/Y' }))", [2, "x/y"]),
+        ("new Blob(['abcd']).slice(1, -1).text()", "bc"),
+        ("new File(['x'], 'n.txt').name", "n.txt"),
+        ("new Response(new Blob(['x'], { type: 'a/b' })).headers.get('content-type')", "a/b"),
+        ("new Response('x').blob().then((blob) => blob.text())", "x"),
+        (
+            "(() => { const f = new FormData(); f.append('a', 1); f.append('a', 2); f.set('b', 3);"
+            " f.set('a', 4); f.delete('b'); return [[...f], f.has('b'), f.get('b')] })()",
+            [[["a", "4"]], False, None],
+        ),
+        (
+            "new Response(new URLSearchParams('a=1&b=%20')).formData().then((f) => [...f])",
+            [["a", "1"], ["b", " "]],
+        ),
+        (
+            "(async () => { const f = new FormData(); f.append('a\"b', '\\r\\nä--');"
+            " f.append('f', new Blob([new Uint8Array([13, 10, 255])]), 'x\"y');"
+            " const back = await new Response(f).formData(); const file = back.get('f');"
+            " return [back.get('a\"b'), file.name, file.type, [...await file.bytes()]] })()",
+            ["\r\nä--", 'x"y', "application/octet-stream", [13, 10, 255]],
+        ),
+        ("new Response('x').formData()", "TypeError"),
+        (
+            "new Response('--b\\r\\n', { headers:"
+            " { 'content-type': 'multipart/form-data; boundary=b' } }).formData()",
+            "TypeError",
+        ),
+        # Signals
+        ("AbortSignal.abort('why').reason", "why"),
+        ("fetch('http://a', { signal: AbortSignal.abort() })", "AbortError"),
+        (
+            "(async () => { const c = new AbortController(); let n = 0;"
+            " c.signal.addEventListener('abort', () => n++); c.abort(); c.abort(); return n })()",
+            1,
+        ),
+        (
+            "new Promise((done) => { const s = AbortSignal.timeout(1);"
+            " s.onabort = () => done(s.reason.name) })",
+            "TimeoutError",
+        ),
+        ("AbortSignal.any([AbortSignal.abort(1)]).aborted", True),
+        ("new AbortSignal()", "TypeError"),
         ("`${new Response('plain').text()}`", "plain"),
     ],
 )

@@ -28,6 +28,7 @@
  * end before one. */
 #define COLLECT_AFTER_BYTES (16 << 20)
 
+#define MAX_HEADERS 10000
 #define MAX_MODULE_BYTES (4 << 20)
 #define MAX_PATH_BYTES 4096
 
@@ -528,6 +529,8 @@ static JSValue host_send(JSContext *ctx, JSValueConst self, int count, JSValueCo
         return JS_EXCEPTION;
     if (!JS_IsNull(arguments[3]) && !(body = JS_GetArrayBuffer(ctx, &body_length, arguments[3])))
         return JS_EXCEPTION;
+    if (texts > MAX_HEADERS * 2)
+        return JS_ThrowRangeError(ctx, "more than %d headers", MAX_HEADERS);
     if (!(uri = to_bytes(ctx, arguments[1], &length)))
         return JS_EXCEPTION;
     if (!(list = js_mallocz(ctx, (texts + 1) * sizeof *list)))
@@ -1026,9 +1029,10 @@ static uint8_t *put_json(uint8_t *to, const uint8_t *from, size_t length)
     return to;
 }
 
-static size_t json_size(const uint8_t *data, size_t length)
+static uint64_t json_size(const uint8_t *data, size_t length)
 {
-    size_t size = length, i;
+    uint64_t size = length;
+    size_t i;
 
     for (i = 0; i < length; i++)
         size += data[i] < 0x20 ? 5 : data[i] == '"' || data[i] == '\\';
@@ -1039,7 +1043,8 @@ static size_t json_size(const uint8_t *data, size_t length)
 static Slice *write_response(JSValueConst data, JSValueConst rest)
 {
     static Slice response;
-    size_t length = 0, rest_length, size;
+    size_t length = 0, rest_length;
+    uint64_t size;
     const char *text = NULL, *members = to_bytes(context, rest, &rest_length);
     const uint8_t *bytes;
     uint8_t *json, *p;
@@ -1053,12 +1058,17 @@ static Slice *write_response(JSValueConst data, JSValueConst rest)
     }
     if (JS_IsString(data))
         bytes = (const uint8_t *)(text = to_bytes(context, data, &length));
-    else if ((bytes = JS_GetArrayBuffer(context, &length, data)))
-        base64 = !is_utf8(bytes, length);
+    else
+        bytes = JS_GetArrayBuffer(context, &length, data);
     if (!bytes)
         return NULL;
-    size = base64 ? base64_size(length) : json_size(bytes, length);
-    if (!(json = malloc(size + rest_length + 64))) {
+    size = json_size(bytes, length);
+    if (!text && (size > base64_size(length) || !is_utf8(bytes, length))) {
+        base64 = 1;
+        size = base64_size(length);
+    }
+    size += rest_length + 64;
+    if (size > SIZE_MAX / 2 || !(json = malloc(size))) {
         JS_ThrowOutOfMemory(context);
         return NULL;
     }

@@ -325,6 +325,8 @@
       return wrap(`${name} {`, items, "}");
     }
     if (value instanceof URL) return `URL ${value.href}`;
+    if (value instanceof Blob) return `${name} { size: ${value.size} }`;
+    if (value instanceof FormData) return wrap(`${name} {`, [...value].map(inner), "}");
     if (value instanceof Request) return `Request { ${value.method} ${value.url} }`;
     if (value instanceof Response) return `Response { ${value.status} }`;
     return wrap(name && name !== "Object" ? `${name} {` : "{", members(value, depth, seen), "}");
@@ -1067,6 +1069,212 @@
     }
   }
 
+  const typeOf = (type) => (/[^ -~]/.test(String(type)) ? "" : String(type).toLowerCase());
+
+  class Blob {
+    #bytes;
+    #type;
+
+    constructor(parts = [], { type = "" } = {}) {
+      this.#bytes = join([...parts].map((part) => (part instanceof Blob ? part.#bytes : part)));
+      this.#type = typeOf(type);
+    }
+
+    get size() {
+      return this.#bytes.length;
+    }
+
+    get type() {
+      return this.#type;
+    }
+
+    slice(start = 0, end = this.size, type = "") {
+      return new Blob([this.#bytes.slice(start, end)], { type });
+    }
+
+    async text() {
+      return decodeBytes(this.#bytes);
+    }
+
+    async bytes() {
+      return this.#bytes.slice();
+    }
+
+    async arrayBuffer() {
+      return this.#bytes.slice().buffer;
+    }
+
+    /** Not for workers: the blob's own bytes. */
+    static bytesOf(blob) {
+      return blob.#bytes;
+    }
+  }
+
+  const { bytesOf: bytesOfBlob } = Blob;
+  delete Blob.bytesOf;
+
+  class File extends Blob {
+    #name;
+    #lastModified;
+
+    constructor(parts, name, options = {}) {
+      super(parts, options);
+      this.#name = String(name);
+      this.#lastModified = Number(options.lastModified ?? Date.now());
+    }
+
+    get name() {
+      return this.#name;
+    }
+
+    get lastModified() {
+      return this.#lastModified;
+    }
+  }
+
+  /** Return a Uint8Array of all parts: text, buffers and views of them. */
+  function join(parts) {
+    const pieces = parts.map((part) => {
+      const [buffer, offset, length] = bytesOf(part) ?? needBytes(host.encode(String(part)));
+      return new Uint8Array(buffer, offset, length);
+    });
+    const bytes = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+    let place = 0;
+    for (const piece of pieces) {
+      bytes.set(piece, place);
+      place += piece.length;
+    }
+    return bytes;
+  }
+
+  class FormData {
+    #pairs = [];
+
+    constructor(form) {
+      if (form !== undefined) throw new TypeError("there are no HTML forms here");
+    }
+
+    static #entry(name, value, filename) {
+      name = host.wellFormed(String(name));
+      if (!(value instanceof Blob)) return [name, host.wellFormed(String(value))];
+      if (value instanceof File && filename === undefined) return [name, value];
+      const { type } = value;
+      return [name, new File([value], filename ?? value.name ?? "blob", { type })];
+    }
+
+    append(name, value, filename) {
+      this.#pairs.push(FormData.#entry(name, value, filename));
+    }
+
+    set(name, value, filename) {
+      const entry = FormData.#entry(name, value, filename);
+      const place = this.#pairs.findIndex(([n]) => n === entry[0]);
+      if (place < 0) {
+        this.#pairs.push(entry);
+        return;
+      }
+      this.#pairs[place] = entry;
+      this.#pairs = this.#pairs.filter(([n], i) => i <= place || n !== entry[0]);
+    }
+
+    get(name) {
+      return this.#pairs.find(([n]) => n === String(name))?.[1] ?? null;
+    }
+
+    getAll(name) {
+      return this.#pairs.filter(([n]) => n === String(name)).map(([, value]) => value);
+    }
+
+    has(name) {
+      return this.#pairs.some(([n]) => n === String(name));
+    }
+
+    delete(name) {
+      this.#pairs = this.#pairs.filter(([n]) => n !== String(name));
+    }
+
+    forEach(call, self) {
+      for (const [name, value] of this) call.call(self, value, name, this);
+    }
+
+    *entries() {
+      for (let i = 0; i < this.#pairs.length; i++) yield [...this.#pairs[i]];
+    }
+
+    *keys() {
+      for (const [name] of this.entries()) yield name;
+    }
+
+    *values() {
+      for (const [, value] of this.entries()) yield value;
+    }
+
+    [Symbol.iterator]() {
+      return this.entries();
+    }
+  }
+
+  const quoted = (text) =>
+    text.replace(/\r\n?|\n/g, "%0D%0A").replace(/"/g, "%22");
+
+  function writeMultipart(form) {
+    const boundary = `----form-${crypto.randomUUID()}`;
+    const parts = [];
+    for (const [name, value] of form) {
+      let head = `--${boundary}\r\nContent-Disposition: form-data; name="${quoted(name)}"`;
+      if (value instanceof File) {
+        head += `; filename="${quoted(value.name)}"\r\n`;
+        head += `Content-Type: ${value.type || "application/octet-stream"}`;
+      }
+      parts.push(`${head}\r\n\r\n`, value instanceof File ? bytesOfBlob(value) : value, "\r\n");
+    }
+    parts.push(`--${boundary}--\r\n`);
+    return [join(parts), `multipart/form-data; boundary=${boundary}`];
+  }
+
+  /** Return where `needle` begins in `bytes` at or after `start`, or -1. */
+  function find(bytes, needle, start) {
+    for (let i = bytes.indexOf(needle[0], start); i >= 0; i = bytes.indexOf(needle[0], i + 1)) {
+      let length = 1;
+      while (length < needle.length && bytes[i + length] === needle[length]) length++;
+      if (length === needle.length) return i;
+    }
+    return -1;
+  }
+
+  const bytesOfText = (text) => new Uint8Array(host.encode(text));
+
+  // RFC 7578
+  function readMultipart(bytes, boundary) {
+    const form = new FormData();
+    const delimiter = bytesOfText(`\r\n--${boundary}`);
+    const blank = bytesOfText("\r\n\r\n");
+    bytes = join(["\r\n", bytes]);
+    let place = find(bytes, delimiter, 0);
+    for (;;) {
+      if (place < 0) throw new TypeError("the multipart body has no end");
+      place += delimiter.length;
+      if (bytes[place] === 45 && bytes[place + 1] === 45) return form;
+      const body = find(bytes, blank, place);
+      const end = body < 0 ? -1 : find(bytes, delimiter, body + 2);
+      if (end < 0) throw new TypeError("the multipart body has no end");
+      const head = decodeBytes(bytes.subarray(place, body));
+      const disposition = /^content-disposition:\s*form-data\s*;(.*)$/im.exec(head)?.[1] ?? "";
+      const name = /(?:^|[;\s])name="([^"]*)"/i.exec(disposition)?.[1];
+      const filename = /(?:^|[;\s])filename="([^"]*)"/i.exec(disposition)?.[1];
+      const content = bytes.subarray(Math.min(body + blank.length, end), end);
+      if (name === undefined) throw new TypeError("a part of the multipart body has no name");
+      const unquote = (text) => text.replace(/%22/g, '"').replace(/%0D%0A/gi, "\r\n");
+      if (filename === undefined) {
+        form.append(unquote(name), decodeBytes(content));
+      } else {
+        const type = /^content-type:\s*(.*?)\s*$/im.exec(head)?.[1] ?? "text/plain";
+        form.append(unquote(name), new File([content], unquote(filename), { type }));
+      }
+      place = end;
+    }
+  }
+
   /** Return a body as text, a Uint8Array or null, and the type that it has by itself. */
   function extractBody(body) {
     if (body === null || body === undefined) return [null, null];
@@ -1079,6 +1287,8 @@
     if (body instanceof URLSearchParams) {
       return [body.toString(), "application/x-www-form-urlencoded;charset=UTF-8"];
     }
+    if (body instanceof Blob) return [bytesOfBlob(body).slice(), body.type || null];
+    if (body instanceof FormData) return writeMultipart(body);
     return [String(body), "text/plain;charset=UTF-8"];
   }
 
@@ -1130,6 +1340,25 @@
 
     async arrayBuffer() {
       return this.#bytes().buffer;
+    }
+
+    async blob() {
+      return new Blob([this.#bytes()], { type: this.headers.get("content-type") ?? "" });
+    }
+
+    async formData() {
+      const type = this.headers.get("content-type") ?? "";
+      const [, name, parameters] = /^\s*([^\s;]*)(.*)$/s.exec(type);
+      if (name.toLowerCase() === "application/x-www-form-urlencoded") {
+        const form = new FormData();
+        for (const [key, value] of parseForm(this.#text())) form.append(key, value);
+        return form;
+      }
+      const boundary = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(parameters);
+      if (name.toLowerCase() !== "multipart/form-data" || !boundary) {
+        throw new TypeError(`a body of type ${stringify(type)} is no form`);
+      }
+      return readMultipart(this.#bytes(), boundary[1] ?? boundary[2]);
     }
   }
 
@@ -1232,7 +1461,7 @@
       this.#statusText = String(init.statusText ?? statusTexts[this.#status] ?? "");
       this.#headers = new Headers(init.headers);
       // Upstream gives text no type, and so wws says text/html.
-      if (body instanceof URLSearchParams && !this.#headers.has("content-type")) {
+      if (type && typeof body === "object" && !this.#headers.has("content-type")) {
         this.#headers.set("content-type", type);
       }
     }
@@ -1293,6 +1522,88 @@
     }
   }
 
+  class AbortSignal {
+    #reason;
+    #aborted = false;
+    #listeners = [];
+    onabort = null;
+
+    constructor(source) {
+      if (source !== given) throw new TypeError("signals are made by AbortController");
+    }
+
+    static abort(reason) {
+      const controller = new AbortController();
+      controller.abort(reason);
+      return controller.signal;
+    }
+
+    static timeout(delay) {
+      const controller = new AbortController();
+      const abort = () => controller.abort(new DOMException("the time is up", "TimeoutError"));
+      addTimer(abort, delay, [], false);
+      return controller.signal;
+    }
+
+    static any(signals) {
+      const controller = new AbortController();
+      for (const signal of signals) {
+        if (signal.aborted) controller.abort(signal.reason);
+        else signal.addEventListener("abort", () => controller.abort(signal.reason));
+      }
+      return controller.signal;
+    }
+
+    static fire(signal, reason) {
+      if (signal.#aborted) return;
+      signal.#aborted = true;
+      signal.#reason = reason;
+      const event = { type: "abort", target: signal };
+      for (const listener of [signal.onabort, ...signal.#listeners]) {
+        try {
+          listener?.call(signal, event);
+        } catch (error) {
+          complain("Uncaught in a listener: ", error);
+        }
+      }
+    }
+
+    get aborted() {
+      return this.#aborted;
+    }
+
+    get reason() {
+      return this.#reason;
+    }
+
+    throwIfAborted() {
+      if (this.#aborted) throw this.#reason;
+    }
+
+    addEventListener(type, listener) {
+      if (type === "abort" && typeof listener === "function") this.#listeners.push(listener);
+    }
+
+    removeEventListener(type, listener) {
+      this.#listeners = this.#listeners.filter((other) => other !== listener);
+    }
+  }
+
+  const { fire } = AbortSignal;
+  delete AbortSignal.fire;
+
+  class AbortController {
+    #signal = new AbortSignal(given);
+
+    get signal() {
+      return this.#signal;
+    }
+
+    abort(reason = new DOMException("it was aborted", "AbortError")) {
+      fire(this.#signal, reason);
+    }
+  }
+
   // As http.wit numbers them.
   const methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"];
   const failures = [
@@ -1327,6 +1638,8 @@
   }
 
   async function fetch(input, init) {
+    // Nothing can abort it later: the worker stands still while the host sends.
+    init?.signal?.throwIfAborted();
     return send(new Request(input, init));
   }
 
@@ -1564,7 +1877,7 @@
     ...{ DOMException, TextEncoder, TextDecoder, URL, URLSearchParams, Headers, Request, Response },
     ...{ addEventListener, atob, btoa, clearInterval: clearTimeout, clearTimeout, console, crypto },
     ...{ fetch, performance, process, queueMicrotask, setInterval, setTimeout, structuredClone },
-    ...{ Cache },
+    ...{ AbortController, AbortSignal, Blob, Cache, File, FormData },
   });
 
   return {
