@@ -8,7 +8,7 @@ ENGINES_CACHE ?= .cache/engines
 
 ENGINES_SOURCES := containerd-shim-wws-v1/engines
 ENGINES_RESULTS := containerd-shim-wws-v1/src/containerd_shim_wws_v1/engines
-ENGINES := $(ENGINES_RESULTS)/javascript.wasm
+ENGINES := $(ENGINES_RESULTS)/javascript.wasm $(ENGINES_RESULTS)/python.wasm
 # What is made first, and so when the toolchain must be there.
 ENGINES_STARTS = $(QUICKJS)/.stamp
 
@@ -53,3 +53,18 @@ $(ENGINES_RESULTS)/javascript.wasm: $(QUICKJS)/engine.wasm $(JAVASCRIPT)/prelude
   $(ENGINES_SOURCES)/snapshot.py
 	@mkdir -p $(@D)
 	$(ENGINES_PYTHON) $(ENGINES_SOURCES)/snapshot.py --prepare $(JAVASCRIPT)/prelude.js $< $@
+
+# Python: CPython. The library, which takes minutes, is built again only when the steps themselves
+# change; the modules of the prelude are linked to it in seconds.
+
+CPYTHON := $(ENGINES_CACHE)/python
+PYTHON_ENGINE := $(ENGINES_SOURCES)/python
+
+$(CPYTHON)/.stamp: $(PYTHON_ENGINE)/build.sh $(PYTHON_ENGINE)/cpython.patch $(PYTHON_ENGINE)/Setup.local
+	@echo "building CPython for WASI: this takes minutes, once"
+	CLANG=$(CLANG) $(PYTHON_ENGINE)/build.sh library $(CPYTHON)
+	@touch $@
+
+$(ENGINES_RESULTS)/python.wasm: $(CPYTHON)/.stamp $(PYTHON_ENGINE)/main.c \
+  $(PYTHON_ENGINE)/freeze.py $(wildcard $(PYTHON_ENGINE)/prelude/*.py)
+	CLANG=$(CLANG) $(PYTHON_ENGINE)/build.sh engine $(CPYTHON) $@

@@ -72,7 +72,11 @@ missing_of() {
             have java || echo default-jre-headless
             have mvn || echo maven
             ;;
-        engines) have patch || echo patch ;; # beside the toolchain of the guests
+        engines) # beside the toolchain of the guests: what CPython is built with
+            have patch || echo patch
+            have llvm-ar-14 || echo llvm-14=1:14.0.6-12
+            [ -x /usr/bin/python3.11 ] || echo python3.11
+            ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)
             echo "packages.sh: no group $1" >&2
