@@ -20,7 +20,17 @@ static uint32_t result[2];
 
 /* The allocator of what the host writes */
 
-EXPORT("allocate") void *allocate(size_t size) { return malloc(size ? size : 1); }
+/* The host would write to the address 0. */
+static void *there(void *pointer)
+{
+    if (!pointer) {
+        fputs("out of memory\n", stderr);
+        __builtin_trap();
+    }
+    return pointer;
+}
+
+EXPORT("allocate") void *allocate(size_t size) { return there(malloc(size ? size : 1)); }
 
 EXPORT("canonical_abi_realloc")
 void *canonical_abi_realloc(void *old, size_t old_size, size_t align, size_t size)
@@ -28,7 +38,7 @@ void *canonical_abi_realloc(void *old, size_t old_size, size_t align, size_t siz
     (void)old_size, (void)align; /* malloc aligns to 16 */
     if (!size)
         return (void *)align;
-    return realloc(old, size);
+    return there(realloc(old, size));
 }
 
 EXPORT("canonical_abi_free") void canonical_abi_free(void *pointer, size_t size, size_t align)
@@ -92,17 +102,17 @@ static int as_text(PyObject *string, struct text *text)
     return text->data ? 0 : -1;
 }
 
-/* Return ((name, value), ...), as bytes, and free what the host has allocated for them. */
+/* Return [(name, value), ...], as bytes, and free what the host has allocated for them. */
 static PyObject *take_headers(struct header *headers, size_t count)
 {
     PyObject *list = PyList_New(0);
 
     for (size_t i = 0; i < count; i++) {
         struct text name = headers[i].name, value = headers[i].value;
-        PyObject *pair = list ? Py_BuildValue("(y#y#)", name.size ? name.data : "",
-                                              (Py_ssize_t)name.size, value.size ? value.data : "",
-                                              (Py_ssize_t)value.size)
-                              : NULL;
+        PyObject *pair = NULL;
+        if (list)
+            pair = Py_BuildValue("(y#y#)", name.size ? name.data : "", (Py_ssize_t)name.size,
+                                 value.size ? value.data : "", (Py_ssize_t)value.size);
         if (list && (!pair || PyList_Append(list, pair) < 0))
             Py_CLEAR(list);
         Py_XDECREF(pair);
@@ -114,27 +124,14 @@ static PyObject *take_headers(struct header *headers, size_t count)
     return list;
 }
 
-/* send_http_request(method, uri, headers, body or None) -> (0, status, headers, body or None), or
-   (1, kind, message).  method, kind: the number of the interface's case. headers: a list of pairs. */
-static PyObject *wws_send_http_request(PyObject *module, PyObject *arguments)
+/* Return the host's pairs for a list of pairs of strings, which own the texts; or NULL. */
+static struct header *headers_of(PyObject *list)
 {
-    unsigned int method;
-    const char *uri;
-    Py_ssize_t uri_size, count;
-    PyObject *list, *body;
-    struct header *headers;
-    struct outcome outcome = {0};
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    struct header *headers = PyMem_New(struct header, count ? count : 1);
 
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "Is#O!O:send_http_request", &method, &uri, &uri_size,
-                          &PyList_Type, &list, &body))
-        return NULL;
-    if (body != Py_None && !PyBytes_Check(body))
-        return PyErr_Format(PyExc_TypeError, "body is no bytes");
-    count = PyList_GET_SIZE(list);
-    headers = PyMem_New(struct header, count ? count : 1);
     if (!headers)
-        return PyErr_NoMemory();
+        return (struct header *)PyErr_NoMemory();
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *name, *value;
         if (!PyArg_ParseTuple(PyList_GET_ITEM(list, i), "UU", &name, &value) ||
@@ -143,33 +140,54 @@ static PyObject *wws_send_http_request(PyObject *module, PyObject *arguments)
             return NULL;
         }
     }
-    send_http_request(body != Py_None, body != Py_None ? PyBytes_AS_STRING(body) : NULL,
-                      body != Py_None ? (size_t)PyBytes_GET_SIZE(body) : 0, headers, (size_t)count,
-                      method, NULL, 0, uri, (size_t)uri_size, &outcome);
-    PyMem_Free(headers);
-    if (outcome.failed) {
-        struct text message = outcome.error.message;
-        PyObject *failure = Py_BuildValue("(iiy#)", 1, outcome.error.kind,
-                                          message.size ? message.data : "",
-                                          (Py_ssize_t)message.size);
-        free_text(message);
-        return failure;
-    }
-    struct text data = outcome.response.body;
-    PyObject *content;
-    if (!outcome.response.has_body)
-        content = Py_NewRef(Py_None);
-    else
-        content = PyBytes_FromStringAndSize(data.size ? data.data : "", (Py_ssize_t)data.size);
-    if (outcome.response.has_body)
-        free_text(data);
-    PyObject *given = take_headers(outcome.response.headers.data, outcome.response.headers.count);
-    if (!content || !given) {
-        Py_XDECREF(content);
-        Py_XDECREF(given);
+    return headers;
+}
+
+/* Return bytes of what the host has allocated, and free that. */
+static PyObject *take_bytes(struct text text)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(text.size ? text.data : "", (Py_ssize_t)text.size);
+
+    free_text(text);
+    return bytes;
+}
+
+static PyObject *take_outcome(const struct outcome *outcome)
+{
+    if (outcome->failed)
+        return Py_BuildValue("(iiN)", 1, outcome->error.kind, take_bytes(outcome->error.message));
+    PyObject *headers =
+        take_headers(outcome->response.headers.data, outcome->response.headers.count);
+    PyObject *body = outcome->response.has_body ? take_bytes(outcome->response.body)
+                                                : Py_NewRef(Py_None);
+    return Py_BuildValue("(iiNN)", 0, outcome->response.status, headers, body);
+}
+
+/* send_http_request(method, uri, headers, body or None) -> (0, status, headers, body or None), or
+   (1, kind, message).  method, kind: the number of the interface's case. headers: a list of pairs. */
+static PyObject *wws_send_http_request(PyObject *module, PyObject *arguments)
+{
+    unsigned int method;
+    struct text uri, content = {0};
+    PyObject *list, *body;
+    struct outcome outcome = {0};
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Is#O!O:send_http_request", &method, &uri.data, &uri.size,
+                          &PyList_Type, &list, &body))
         return NULL;
+    if (body != Py_None) {
+        if (!PyBytes_Check(body))
+            return PyErr_Format(PyExc_TypeError, "body is no bytes");
+        content = (struct text){PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body)};
     }
-    return Py_BuildValue("(iINN)", 0, outcome.response.status, given, content);
+    struct header *headers = headers_of(list);
+    if (!headers)
+        return NULL;
+    send_http_request(body != Py_None, content.data, content.size, headers,
+                      (size_t)PyList_GET_SIZE(list), method, NULL, 0, uri.data, uri.size, &outcome);
+    PyMem_Free(headers);
+    return take_outcome(&outcome);
 }
 
 static PyMethodDef wws_methods[] = {
@@ -204,12 +222,13 @@ static void configure(PyConfig *config)
     fail(PyConfig_SetString(config, &config->stdio_errors, L"backslashreplace"));
 }
 
-/* Clear what calls that have returned left on the stack, so that a snapshot need not hold it. */
+/* Clear what calls that have returned left on the stack, so that a snapshot need not hold it. The
+   stack lies first in memory; untouched pages of it are read, not written. */
 static void __attribute__((noinline)) clear_stack(void)
 {
-    volatile uint64_t *low = NULL, *here = (uint64_t *)__builtin_frame_address(0) - 64;
+    volatile uint64_t *end = (uint64_t *)__builtin_frame_address(0) - 64;
 
-    for (volatile uint64_t *word = low + 128; word < here; word++)
+    for (volatile uint64_t *word = (uint64_t *)1024; word < end; word++)
         if (*word)
             *word = 0;
 }

@@ -40,9 +40,11 @@ def _open(self: HTTPHandler, request: Request) -> Any:
 
 def _read(data: Any) -> bytes | None:
     """Return the body that a request was given as bytes, as a file or in parts."""
-    if data is None or isinstance(data, (bytes, bytearray, memoryview)):
+    if data is None or isinstance(data, bytes):
         return data
-    return data.read() if hasattr(data, "read") else b"".join(data)
+    if hasattr(data, "read"):
+        return bytes(data.read())
+    return bytes(data) if isinstance(data, (bytearray, memoryview)) else b"".join(data)
 
 
 _handler: Any = HTTPHandler

@@ -80,7 +80,7 @@ class Headers(dict):  # type: ignore[type-arg]
     def copy(self) -> Headers:
         return Headers(self)
 
-    def __or__(self, other: Mapping[str, Any]) -> Headers:
+    def __or__(self, other: Mapping[str, Any]) -> Headers:  # type: ignore[override]
         result = self.copy()
         result.update(other)
         return result
@@ -220,7 +220,7 @@ class FetchResponse:
 
     def __await__(self) -> Generator[None, None, FetchResponse]:
         return self
-        yield
+        yield  # makes it a generator
 
 
 def fetch(
