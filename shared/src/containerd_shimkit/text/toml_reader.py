@@ -126,6 +126,15 @@ class Table:
                 message = f"{table}unknown field `{key}`; {nearest(key, self._known, 'fields')}"
                 self._problems.add(self.path_to(key), message)
 
+    def unknown(self) -> list[str]:
+        """Return a message for each field that was never asked for: where it is of no effect."""
+        return [
+            f"{self._problems.source.where(self.path_to(key))}: {self.label_of(key)}: "
+            f"unknown field, of no effect; {nearest(key, sorted(self._known), 'fields')}"
+            for key in self._values
+            if key not in self._known
+        ]
+
     def raw(self, key: str) -> Any:
         """Return the value as it is, None if there is none."""
         self._known.append(key)
