@@ -472,6 +472,17 @@ def test_directories_are_read_only(host: GuestHost, template: GuestTemplate, tre
     assert snapshot(tree) == before
 
 
+def test_writable_directory(host: GuestHost, template: GuestTemplate, tree: Path) -> None:
+    async def main(guest: Guest) -> None:
+        errno, number = await open_path(guest, "new", flags=O_CREAT, rights=RIGHT_WRITE)
+        assert errno == SUCCESS
+        guest.write(0, struct.pack("<II4s", 8, 4, b"text"))
+        assert await invoke(guest, "fd_write", number, 0, 1, 16) == SUCCESS
+
+    with_guest(host, template, main, wasi=WasiTemplate(writable=[(str(tree), "/")]))
+    assert (tree / "new").read_bytes() == b"text"
+
+
 def test_without_directories_nothing_can_be_opened(
     host: GuestHost, template: GuestTemplate
 ) -> None:

@@ -93,12 +93,17 @@ class WasiTemplate:
         arguments: Sequence[str] = (),
         environment: Sequence[tuple[str, str]] = (),
         directories: Sequence[tuple[str, str]] = (),
+        writable: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """directories: (path, path the guest sees); read only."""
+        """directories: (path, path the guest sees); read only.  writable: others, which are not."""
         self._arguments = _c_strings(arguments)
         self._names = _c_strings([name for name, _ in environment])
         self._values = _c_strings([value for _, value in environment])
-        self._directories = [(path.encode(), seen.encode()) for path, seen in directories]
+        self._directories = [
+            (path.encode(), seen.encode(), mutable)
+            for mutable, pairs in ((False, directories), (True, writable))
+            for path, seen in pairs
+        ]
 
     def config(
         self,
@@ -124,8 +129,8 @@ class WasiTemplate:
             values = _c_strings([*values, *(value for _, value in environment)])
         if len(names):
             native.wasi_config_set_env(config, len(names), names, values)
-        for path, seen in self._directories:
-            if not native.wasi_config_preopen_dir(config, path, seen, False):
+        for path, seen, mutable in self._directories:
+            if not native.wasi_config_preopen_dir(config, path, seen, mutable):
                 native.wasi_config_delete(config)
                 raise EngineError(f"cannot open directory {path.decode()!r} for the guest")
         if stdin is not None:
