@@ -106,7 +106,7 @@ install: $(BINARIES)  ## copy the shims to $(DESTDIR)$(PREFIX)/bin
 images: dist/images/.stamp  ## write the example images as OCI archives: dist/images/NAME.tar
 
 IMAGE_TOOLS := $(wildcard shared/tools/build_images.py shared/src/containerd_shimkit/oci/archive.py)
-IMAGES := dist/images/spin.tar dist/images/slight.tar
+IMAGES := dist/images/spin.tar dist/images/slight.tar dist/images/wws.tar
 dist/images/.stamp $(IMAGES) &: $(IMAGE_SOURCES) $(IMAGE_TOOLS) | $(VENV)/.stamp
 	$(BIN)/python shared/tools/build_images.py
 	@touch dist/images/.stamp $(IMAGES)
@@ -129,6 +129,10 @@ run_spin: dist/containerd-shim-spin-v1 dist/images/spin.tar | packages-run  ## r
 .PHONY: run_slight
 run_slight: dist/containerd-shim-slight-v1 dist/images/slight.tar | packages-run  ## run the Slight hello world until Ctrl-C (PORT=3000)
 	@exec $(BIN)/python shared/tools/run_app.py slight testslight
+
+.PHONY: run_wws
+run_wws: dist/containerd-shim-wws-v1 dist/images/wws.tar | packages-run  ## run the wws hello world until Ctrl-C (PORT=3000)
+	@exec $(BIN)/python shared/tools/run_app.py wws testwws
 
 # Checking
 

@@ -19,13 +19,17 @@ GUESTS_PACKAGES := \
 GUESTS_COMMANDS := \
   images/spin/wagi-hello/wagi_hello.wasm \
   containerd-shim-spin-v1/tests/guests/wagi_probe.wasm \
-  containerd-shim-slight-v1/tests/guests/program.wasm
+  containerd-shim-slight-v1/tests/guests/program.wasm \
+  images/wws/hello.wasm \
+  images/wws/greet.wasm \
+  images/wws/counter.wasm \
+  containerd-shim-wws-v1/tests/guests/probe.wasm
 GUESTS_COMPONENTS := \
   images/spin/c-hello/c_hello.wasm \
   images/spin-key-value/key_value.wasm \
   images/slight/app.wasm \
   images/slight-messaging/app.wasm \
-  $(patsubst %.c,%.wasm,$(filter-out %/wagi_probe.c %/program.c, \
+  $(patsubst %.c,%.wasm,$(filter-out $(GUESTS_COMMANDS:.wasm=.c), \
     $(sort $(wildcard containerd-shim-*-v1/tests/guests/*.c))))
 GUESTS_RUST := \
   images/spin/hello/hello.wasm \
@@ -34,7 +38,7 @@ GUESTS_RUST := \
 GUESTS := $(GUESTS_COMMANDS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
 
 GUESTS_CFLAGS := --target=wasm32-wasi -std=gnu17 -Os -flto -Wall -Wextra -Werror \
-  -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Iimages/slight -Wl,--strip-all
+  -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Iimages/slight -Iimages/wws -Wl,--strip-all
 GUESTS_RUSTFLAGS := --target wasm32-wasi --crate-type cdylib --edition 2021 -D warnings \
   -C opt-level=s -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
   --remap-path-prefix $(CURDIR)=.

@@ -15,6 +15,7 @@ GUEST_DIRECTORIES = (
     "images",
     "containerd-shim-spin-v1/tests/guests",
     "containerd-shim-slight-v1/tests/guests",
+    "containerd-shim-wws-v1/tests/guests",
 )
 SOURCE_SUFFIXES = (".c", ".h", ".rs", ".mk")
 # Set it, to anything, where the toolchain cannot be installed.

@@ -33,7 +33,11 @@ STOP_TIMEOUT = 20.0  # twice what an app gives requests in flight
 
 Ctr = Callable[..., list[str]]
 
-DEFAULTS = {"spin": ("SPIN_HTTP_LISTEN_ADDR", 80), "slight": ("SLIGHT_HTTP_LISTEN_ADDR", 3000)}
+DEFAULTS = {
+    "spin": ("SPIN_HTTP_LISTEN_ADDR", 80),
+    "slight": ("SLIGHT_HTTP_LISTEN_ADDR", 3000),
+    "wws": ("WWS_HTTP_LISTEN_ADDR", 3000),
+}
 """For each kind of shim: the variable that says where an app listens, and the example's port."""
 
 

@@ -1,4 +1,4 @@
-"""The containerd shim for Wasm Workers Server apps. So far only its packaging is here."""
+"""The containerd shim that runs Wasm Workers Server apps."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from containerd_shimkit.runtime import ShimKind
 
 __version__ = "0.1.0"
 
-KIND = ShimKind("wws", "", __version__)
+KIND = ShimKind("wws", "containerd_shim_wws_v1.engine:WwsEngine", __version__)

@@ -104,16 +104,6 @@ def test_version(
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize("name", ["wws"])
-def test_shim_without_an_engine_says_so(shim_dir: Path, tmp_path: Path, name: str) -> None:
-    binary = shim_dir / f"containerd-shim-{name}-v1"
-    if not binary.exists():
-        pytest.skip(f"needs {binary}: make build")
-    done = run(binary, tmp_path, "-namespace", "n", "-id", "i", "start")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(rf".*: version .* has no engine for {name} apps yet\n", done.stderr)
-
-
 def test_build_id_is_the_revision(spin_binary: Path, unpacked: Path) -> None:
     revision = re.search("Revision: ([0-9a-f]{16})$", run(spin_binary, unpacked, "-v").stdout, re.M)
     assert revision is not None

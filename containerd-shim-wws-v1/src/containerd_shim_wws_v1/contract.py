@@ -1,0 +1,195 @@
+"""The JSON that workers get and give.
+
+A worker gets an object with ``url``, ``method``, ``headers``, ``body``, ``kv`` and ``params``, and
+gives one with ``data``, ``headers``, ``status``, ``kv`` and ``base64``. Beyond upstream, in ways
+that a worker made for it does not notice:
+
+- a body that is not UTF-8 comes in base64, and ``"base64": true`` says so; upstream has none then
+- where a header comes more than once, ``headers_list`` has all of them; ``headers`` has the last
+- a response header may be a list of strings, each a header of its own
+- ``headers``, ``status`` and ``kv`` may be left out: none, 200, unchanged
+
+Source: wasm-workers-server 1.7 crates/worker/src/io.rs, crates/server/src/handlers/worker.rs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from containerd_shimkit.http.messages import FRAMING, Headers, header_fault
+from containerd_shimkit.wasm.native import GuestError
+
+MAX_RESPONSE_BYTES: Final = 64 << 20
+"""Of the JSON that a worker gives."""
+
+_MAX_HEADERS: Final = 1000
+_MAX_HEADER_BYTES: Final = 256 << 10
+_HTML: Final = (b"content-type", b"text/html")
+_HOST: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]{1,300}")
+
+
+class ResponseError(GuestError):
+    """What a worker gives is no response: 500."""
+
+
+class ResponseBodyError(ResponseError):
+    """The body is not the base64 that it is said to be: 503, as upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A worker's response; header names in lower case."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    kv: dict[str, str] | None = field(default=None, repr=False)
+    """The store's new content; None is unchanged."""
+
+
+def request_json(
+    *,
+    url: str,
+    method: str,
+    headers: Iterable[tuple[bytes, bytes]],
+    body: bytes,
+    kv: Mapping[str, str],
+    params: Mapping[str, str],
+) -> bytes:
+    """Return a request as workers get it. headers: names in lower case."""
+    pairs = [(name.decode("latin-1"), value.decode(errors="replace")) for name, value in headers]
+    single = dict(pairs)
+    request: dict[str, Any] = {
+        "url": url,
+        "method": method,
+        "headers": single,
+        "body": "",
+        "kv": kv,
+        "params": params,
+    }
+    try:
+        request["body"] = body.decode()
+    except UnicodeDecodeError:
+        request["body"] = base64.b64encode(body).decode("ascii")
+        request["base64"] = True
+    if len(single) != len(pairs):
+        request["headers_list"] = pairs
+    return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def request_url(
+    target: str, scheme: str, headers: Iterable[tuple[bytes, bytes]], authority: bytes | None
+) -> str:
+    """Return the absolute URL of a request, or ``target`` alone if nobody says for which host.
+
+    target: path and query.  scheme: of the connection.  authority: of a target that was a whole
+    URL.  What a proxy in front says counts, as it does upstream (actix-web, ``ConnectionInfo``).
+    """
+    found = {name: value.decode("latin-1") for name, value in headers}
+    forwarded = _forwarded(found.get(b"forwarded", ""))
+    proto = forwarded.get("proto") or found.get(b"x-forwarded-proto", "").split(",")[0].strip()
+    host = forwarded.get("host") or found.get(b"x-forwarded-host", "").split(",")[0].strip()
+    host = host or found.get(b"host", "") or (authority or b"").decode("latin-1")
+    if _HOST.fullmatch(host) is None:
+        return target
+    return f"{proto if proto in ('http', 'https') else scheme}://{host}{target}"
+
+
+def _forwarded(value: str) -> dict[str, str]:
+    """Return what the first proxy of a header ``Forwarded`` says: RFC 7239."""
+    found: dict[str, str] = {}
+    for pair in value.split(",")[0].split(";"):
+        name, equals, text = pair.strip().partition("=")
+        if equals:
+            found.setdefault(name.lower(), text.strip('"'))
+    return found
+
+
+def parse_response(output: bytes) -> Response:
+    """Read what a worker gives. Raises ResponseError, ResponseBodyError."""
+    try:
+        response = json.loads(output)
+    except (ValueError, RecursionError):
+        raise ResponseError(f"the worker's output is no JSON: {_shown(output)}") from None
+    if not isinstance(response, dict):
+        raise ResponseError("the worker's output is no JSON object")
+    data = _field(response, "data", str, None)
+    status = _field(response, "status", int, 200)
+    headers = _headers(_field(response, "headers", dict, {}))
+    store = _store(response["kv"]) if response.get("kv") is not None else None
+    encoded = _field(response, "base64", bool, False)
+    try:
+        body = base64.b64decode(data, validate=True) if encoded else data.encode()
+    except (binascii.Error, ValueError):
+        what = "base64" if encoded else "Unicode"
+        raise ResponseBodyError(f"the response's data is no {what}") from None
+    return Response(_status(status), headers, body, store)
+
+
+def _field(response: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = response.get(name, default)
+    if value is None:
+        raise ResponseError(f"the worker's response has no {name!r}")
+    # A boolean is an int for Python.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ResponseError(f"{name!r} of the worker's response is no {_KINDS[kind]}")
+    return value
+
+
+_KINDS: Final = {str: "string", int: "number", dict: "object", bool: "boolean"}
+
+
+def _status(status: int) -> int:
+    if not 0 <= status <= 0xFFFF:
+        raise ResponseError(f"the response's status is {status}, which is none")
+    if 200 <= status <= 599:
+        return status
+    # Those that the Rust crate http takes for a status cannot end a request; others are its 200.
+    return 500 if 100 <= status <= 999 else 200
+
+
+def _headers(found: dict[str, Any]) -> Headers:
+    headers: Headers = []
+    total = 0
+    for name, value in found.items():
+        key = name.replace("_", "-").lower().encode(errors="replace")
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                raise ResponseError(f"the response's header {name[:80]!r} is no string")
+            pair = key, text.encode(errors="replace")
+            total += len(pair[0]) + len(pair[1])
+            if len(headers) >= _MAX_HEADERS or total > _MAX_HEADER_BYTES:
+                raise ResponseError(
+                    f"the response has more than {_MAX_HEADERS} headers, "
+                    f"or more than {_MAX_HEADER_BYTES} bytes of them"
+                )
+            if (fault := header_fault(*pair)) is not None:
+                raise ResponseError(f"the response has {fault}")
+            if key not in FRAMING:
+                headers.append(pair)
+    if not any(name == b"content-type" for name, _ in headers):
+        headers.append(_HTML)
+    return headers
+
+
+def _store(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise ResponseError("'kv' of the worker's response is no object of strings")
+    try:
+        for text in (*found.keys(), *found.values()):
+            text.isascii() or text.encode()
+    except UnicodeEncodeError:  # half a character: no later request could be made of it
+        raise ResponseError("'kv' of the worker's response is no Unicode") from None
+    return found
+
+
+def _shown(output: bytes) -> str:
+    if not output:
+        return "it is empty"
+    return repr(output[:80].decode(errors="replace"))

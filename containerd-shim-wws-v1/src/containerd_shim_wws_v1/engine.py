@@ -1,0 +1,118 @@
+"""The wws engine: from an image's files to workers that answer requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Final
+
+from containerd_shim_wws_v1.http.trigger import HttpTrigger
+from containerd_shim_wws_v1.kv.stores import MEMORY, MakeStore, choose_store
+from containerd_shim_wws_v1.loading import Project, load_project
+from containerd_shim_wws_v1.outbound.http import OutboundHttp
+from containerd_shim_wws_v1.services import Services
+from containerd_shim_wws_v1.settings import Settings
+from containerd_shimkit.engine import RuntimeContext
+from containerd_shimkit.errors import ExitCode, ListenError
+from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
+from containerd_shimkit.tls import TrustedCertificates
+from containerd_shimkit.wasm.engine import fit_instances
+from containerd_shimkit.wasm.native import GuestError
+
+ROOT: Final = Path("/")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class WwsApp:
+    """An app ready to run."""
+
+    settings: Settings
+    project: Project
+    make_store: MakeStore
+    certificates: TrustedCertificates
+    socket: socket.socket | None = None
+
+
+class WwsEngine:
+    """See ``containerd_shimkit.engine.Engine``."""
+
+    # Not for modules: the engines of languages are files beside this one.
+    imports_late: ClassVar[bool] = True
+
+    def prepare(self, context: RuntimeContext) -> WwsApp:
+        """Find the workers, compile and link what runs them."""
+        settings = _fitting(
+            Settings.load(context.env, context.memory_limit_bytes, context.processors)
+        )
+        certificates = TrustedCertificates(context.env, ca_bundle=context.ca_bundle)
+        make_store = choose_store(settings.kv, certificates)
+        project = load_project(ROOT, context, settings)
+        return WwsApp(settings, project, make_store, certificates)
+
+    def listen(self, app: WwsApp) -> int:
+        """Bind the address. One process serves where workers keep values in its memory."""
+        settings = app.settings
+        app.socket = listen(settings.host, settings.port)
+        keeps = any(w.identity.config.namespace is not None for w in app.project.workers.values())
+        if settings.kv == MEMORY and keeps:
+            return 1
+        return settings.processes
+
+    async def serve(self, app: WwsApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
+        """Get the workers ready, serve until told to stop, then drain."""
+        if app.socket is None:
+            raise ListenError("the address is not bound")
+        settings, project = app.settings, app.project
+        services = Services(app.make_store(), OutboundHttp())
+        try:
+            await _load_workers(project, services, settings)
+            trigger = HttpTrigger(
+                project.routes, project.workers, project.assets, services, settings
+            )
+            limits = HttpSettings(
+                drain_seconds=settings.drain_seconds, take_turns=settings.processes > 1
+            )
+            server = asyncio.create_task(HttpServer(trigger, limits).serve(app.socket, stop))
+            await asyncio.sleep(0)  # it has taken its socket over
+            ready()
+            await server
+        finally:
+            await services.close()
+        return ExitCode.OK
+
+    def close(self, app: WwsApp) -> None:
+        """Let go of what guests ran in."""
+        app.project.close()
+
+
+async def _load_workers(project: Project, services: Services, settings: Settings) -> None:
+    """Have workers evaluate their sources; one that cannot answers 500, as upstream's does."""
+    for worker in project.workers.values():
+        file = worker.identity.file
+        try:
+            async with asyncio.timeout(settings.request_seconds):
+                await worker.load(services)
+        except GuestError as exc:
+            log.error("%s cannot be loaded, and is answered 500: %s", file, exc)
+        except TimeoutError:
+            seconds = settings.request_seconds
+            log.error("%s takes more than %g s to load, and is answered 500", file, seconds)
+
+
+def _fitting(settings: Settings) -> Settings:
+    """Return the settings with no more requests at once than there is address space for."""
+    wanted = settings.max_requests
+    fit = max(fit_instances(wanted + 1) - 1, 1)  # none at all is an error of create_engine
+    if fit < wanted:
+        log.warning(
+            "at most %d requests at once, not %d (WWS_MAX_INSTANCE_COUNT):"
+            " the address space has no room for more",
+            *(fit, wanted),
+        )
+    return replace(settings, max_requests=fit)

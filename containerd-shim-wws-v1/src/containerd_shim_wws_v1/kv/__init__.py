@@ -1,0 +1,1 @@
+"""Key-value stores: one for each namespace, read before a worker runs and changed after it."""

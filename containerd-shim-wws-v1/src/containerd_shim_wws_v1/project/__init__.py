@@ -1,0 +1,1 @@
+"""A project's files: which are workers, at which routes, and what configures them."""
