@@ -276,6 +276,17 @@ def test_memory_grows_to_the_limit_and_no_further(host: GuestHost, plain: GuestT
         assert guest.call_short(guest.export(b"seven")) == 7
 
 
+def test_memory_that_the_host_grows(host: GuestHost, plain: GuestTemplate) -> None:
+    with host.guest(plain, max_memory_bytes=4 * PAGE) as guest:
+        for size, result in ((0, 1), (PAGE, 1), (PAGE + 1, 2), (4 * PAGE, 4)):
+            guest.grow_memory(size)
+            assert len(guest.memory()) == result * PAGE
+        assert not any(guest.memory())
+        with pytest.raises(GuestTrap):
+            guest.grow_memory(4 * PAGE + 1)
+        assert guest.call_short(guest.export(b"seven")) == 7
+
+
 def test_memory_too_large_from_the_start_is_refused(host: GuestHost) -> None:
     template = host.template('(module (memory (export "memory") 8))')
     with pytest.raises(GuestTrap, match="memory"):

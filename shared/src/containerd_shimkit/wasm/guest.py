@@ -30,6 +30,7 @@ from containerd_shimkit.wasm.native import GuestTrap
 
 SHORT_CALL_TICKS: Final = 20  # 0.2 s
 _MAX_ARGUMENTS: Final = 16
+_WASM_PAGE_BYTES: Final = 64 << 10
 _NO_LIMIT_BYTES: Final = 4 << 30  # no memory, 32-bit and of the pool, is ever larger
 
 _Extern = ctypes.c_uint8 * native.EXTERN_SIZE
@@ -388,6 +389,15 @@ class Guest:
             whole = memoryview(_WholeMemory.from_address(address)).cast("B")
             _whole_memories[address] = whole
         return whole[: native.memory_data_size(context, self._memory)]
+
+    def grow_memory(self, size: int) -> None:
+        """Have the memory be at least ``size`` bytes. Raises GuestTrap where it may not be."""
+        missing = size - len(self.memory())
+        if missing > 0:
+            context, before = self._open_frame().context, c_uint64()
+            pages = c_uint64(-(-missing // _WASM_PAGE_BYTES))
+            failure = native.memory_grow(context, self._memory, pages, byref(before))
+            native.raise_failure(failure, None)
 
     def read(self, pointer: int, length: int) -> bytes:
         """Copy ``length`` bytes out. Raises GuestMemoryError beyond the end."""

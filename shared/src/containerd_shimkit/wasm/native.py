@@ -107,6 +107,8 @@ future_delete = _short("wasmtime_call_future_delete", None, c_void_p)
 # Bare: (context, memory).
 memory_data = _bare(_SHORT, "wasmtime_memory_data", c_void_p)
 memory_data_size = _bare(_SHORT, "wasmtime_memory_data_size", c_size_t)
+# Bare: (context, memory, a c_uint64 of pages, a pointer to those before).
+memory_grow = _bare(_SHORT, "wasmtime_memory_grow", c_void_p)
 
 caller_context = _short("wasmtime_caller_context", c_void_p, c_void_p)
 trap_new = _short("wasmtime_trap_new", c_void_p, c_char_p, c_size_t)
