@@ -15,7 +15,7 @@ GUESTS_PACKAGES := \
   rustc=1.63.0+dfsg1-2 \
   libstd-rust-dev-wasm32=1.63.0+dfsg1-2
 
-# Commands have _start. The others are linked without start files, which no host calls.
+# Commands have _start, reactors _initialize. The others are linked without start files, which no host calls.
 GUESTS_COMMANDS := \
   images/spin/wagi-hello/wagi_hello.wasm \
   containerd-shim-spin-v1/tests/guests/wagi_probe.wasm \
@@ -24,18 +24,20 @@ GUESTS_COMMANDS := \
   images/wws/greet.wasm \
   images/wws/counter.wasm \
   containerd-shim-wws-v1/tests/guests/probe.wasm
+GUESTS_REACTORS := \
+  containerd-shim-wws-v1/tests/guests/engine.wasm
 GUESTS_COMPONENTS := \
   images/spin/c-hello/c_hello.wasm \
   images/spin-key-value/key_value.wasm \
   images/slight/app.wasm \
   images/slight-messaging/app.wasm \
-  $(patsubst %.c,%.wasm,$(filter-out $(GUESTS_COMMANDS:.wasm=.c), \
+  $(patsubst %.c,%.wasm,$(filter-out $(patsubst %.wasm,%.c,$(GUESTS_COMMANDS) $(GUESTS_REACTORS)), \
     $(sort $(wildcard containerd-shim-*-v1/tests/guests/*.c))))
 GUESTS_RUST := \
   images/spin/hello/hello.wasm \
   images/spin/redis-hello/redis_hello.wasm \
   images/spin-outbound-redis/outbound_redis.wasm
-GUESTS := $(GUESTS_COMMANDS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
+GUESTS := $(GUESTS_COMMANDS) $(GUESTS_REACTORS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
 
 GUESTS_CFLAGS := --target=wasm32-wasi -std=gnu17 -Os -flto -Wall -Wextra -Werror \
   -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Iimages/slight -Iimages/wws -Wl,--strip-all
@@ -61,6 +63,10 @@ guests-packages:
 
 $(GUESTS_COMMANDS:=.build): %.wasm.build: %.c
 	$(CLANG) $(GUESTS_CFLAGS) -o $*.wasm $<
+	@chmod 644 $*.wasm
+
+$(GUESTS_REACTORS:=.build): %.wasm.build: %.c
+	$(CLANG) $(GUESTS_CFLAGS) -mexec-model=reactor -o $*.wasm $<
 	@chmod 644 $*.wasm
 
 $(GUESTS_COMPONENTS:=.build): %.wasm.build: %.c

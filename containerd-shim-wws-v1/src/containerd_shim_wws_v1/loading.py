@@ -12,6 +12,7 @@ from typing import Final
 from containerd_shim_wws_v1.project.assets import Assets
 from containerd_shim_wws_v1.project.files import (
     ProjectFiles,
+    extension_of,
     shown,
     without_extension,
 )
@@ -23,8 +24,11 @@ from containerd_shim_wws_v1.project.worker_config import (
     parse_worker_config,
 )
 from containerd_shim_wws_v1.settings import Settings
+from containerd_shim_wws_v1.snapshot import SnapshotBudget
 from containerd_shim_wws_v1.workers.base import Identity, Worker
 from containerd_shim_wws_v1.workers.command import CommandWorker
+from containerd_shim_wws_v1.workers.engines import LANGUAGES, NoEngineError, open_engine
+from containerd_shim_wws_v1.workers.language import LanguageWorker
 from containerd_shim_wws_v1.workers.linked import Host, LinkedModule
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ManifestError, MissingFileError
@@ -80,10 +84,11 @@ class _Loader:
         self._stderr = output_callback(context.stderr.write)
         self._linked: dict[str, LinkedModule] = {}
         self._directories: list[int] = []
+        self._budget = SnapshotBudget()
 
     def load(self) -> Project:
         runtimes = self._runtimes()
-        extensions = runtimes.extensions | {"wasm"}
+        extensions = runtimes.extensions | LANGUAGES.keys() | {"wasm"}
         found = self._files.find_workers(extensions, self._settings.ignore)
         if len(found) > MAX_WORKERS:
             raise ManifestError(
@@ -124,8 +129,35 @@ class _Loader:
         identity = Identity(shown(file), config, self._stdout, self._stderr)
         environment = tuple(config.vars.items())
         folders = self._folders(file, config)
-        wasi = WasiTemplate(arguments=[file], environment=environment, writable=folders)
-        return CommandWorker(identity, self._module(file), wasi)
+        extension = extension_of(file)
+        if extension == "wasm":
+            wasi = WasiTemplate(arguments=[file], environment=environment, writable=folders)
+            return CommandWorker(identity, self._module(file), wasi)
+        wasi = WasiTemplate(environment=environment, writable=folders)
+        source = self._source(file)
+        return LanguageWorker(
+            identity, self._engine(file, LANGUAGES[extension]), wasi, source, self._budget
+        )
+
+    def _source(self, file: str) -> str:
+        source = self._files.read_text(file)
+        if source is None:
+            raise MissingFileError(f"{shown(file)}: no such file in the image")
+        return source
+
+    def _engine(self, file: str, language: str) -> LinkedModule:
+        """Return the engine of a language, compiled when the first worker needs it."""
+        key = f"engine {language}"
+        if key not in self._linked:
+            try:
+                wasm = open_engine(language)
+            except NoEngineError as exc:
+                raise NoEngineError(f"{shown(file)}: {exc}") from None
+            try:
+                self._linked[key] = self._compiled(wasm, f"the engine {language}.wasm")
+            finally:
+                os.close(wasm)
+        return self._linked[key]
 
     def _config(self, file: str) -> WorkerConfig:
         name = f"{without_extension(file)}.toml"

@@ -89,7 +89,7 @@ def load_runtimes(files: ProjectFiles) -> Runtimes:
                 place = runtime.path(missing[0])
                 warnings.append(
                     f"{where}: {runtime.name} {runtime.version} is not installed: /{place} is not "
-                    "there; its files are no workers (wws runtimes install)"
+                    "there (wws runtimes install)"
                 )
             else:
                 installed.append(runtime)

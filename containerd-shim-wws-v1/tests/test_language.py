@@ -1,0 +1,214 @@
+"""Sources and the engines of their languages: loaded once, and a snapshot for each request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containerd_shim_wws_v1 import loading
+from containerd_shim_wws_v1.snapshot import SnapshotBudget
+from containerd_shim_wws_v1.workers import engines
+from containerd_shim_wws_v1.workers.engines import NoEngineError, open_engine
+from containerd_shimkit.errors import ModuleError
+from containerd_shimkit.testing.http import fetch
+
+Image = Any  # of conftest.py
+
+GUESTS = Path(__file__).parent / "guests"
+FAILED = b"<p>There was an error running this function</p>"
+
+
+@pytest.fixture
+def project(image: Image, monkeypatch: pytest.MonkeyPatch) -> Image:
+    """An image whose .js files are sources for the engine of these tests."""
+    monkeypatch.setattr(
+        loading, "open_engine", lambda _: os.open(GUESTS / "engine.wasm", os.O_RDONLY)
+    )
+    return image
+
+
+def test_each_request_begins_where_loading_ended(project: Image) -> None:
+    project.file("a.js", "count")
+    project.file("b/index.js", "count")
+
+    async def main(port: int) -> None:
+        for _ in range(3):
+            assert (await fetch(port, "/a")).text == "/a.js 1"
+            assert (await fetch(port, "/b")).text == "/b/index.js 1"
+        answers = await asyncio.gather(*(fetch(port, "/a") for _ in range(40)))
+        assert {each.text for each in answers} == {"/a.js 1"}
+
+    project.run(main)
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_memory_that_grew_while_loading(project: Image, size: int) -> None:
+    project.file("a.js", f"grow {size}")
+
+    async def main(port: int) -> None:
+        expected = f"{size << 20} of {size << 20}"
+        for _ in range(2):
+            assert (await fetch(port, "/a")).text == expected
+
+    project.run(main)
+
+
+def test_request(project: Image) -> None:
+    project.file("[id].js", "request")
+
+    async def main(port: int) -> None:
+        response = await fetch(port, "/a%20b?c", method="POST", body=b"x" * 1_000_000)
+        request = json.loads(response.body)
+        assert request["url"] == "http://test/a%20b?c"
+        assert request["params"] == {"id": "a b"}
+        assert request["body"] == "x" * 1_000_000
+
+    project.run(main)
+
+
+def test_configuration(project: Image) -> None:
+    project.file("a.js", "variable")
+    project.file("a.toml", 'version = "1"\n[vars]\nNAME = "value"\n')
+    project.file("b.js", "variable")
+
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/a")).text == "value"
+        assert (await fetch(port, "/b")).text == "none"
+
+    project.run(main)
+
+
+def test_output_is_the_containers(project: Image) -> None:
+    project.file("a.js", "print")
+
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/a")).status == 200
+
+    project.run(main)
+    assert project.stdout == "a line for people\n"
+    assert project.stderr == "a line for the log\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("fail", "the worker failed; why is said above"),
+        ("trap", "unreachable"),
+        ("nothing", "the worker's output is no JSON: it is empty"),
+        ("bad", "the guest named 4096 bytes at 0xfffffff0"),
+        ("flood 65", "the worker gives more than 67108864 bytes"),
+        ("flood 60", "the guest named 62914560 bytes"),
+    ],
+)
+def test_failure(
+    project: Image, caplog: pytest.LogCaptureFixture, source: str, reason: str
+) -> None:
+    project.file("a.js", source)
+    project.file("good.js", "count")
+
+    async def main(port: int) -> None:
+        response = await fetch(port, "/a")
+        assert (response.status, response.body) == (500, FAILED)
+        assert (await fetch(port, "/good")).text == "/good.js 1"
+
+    project.run(main)
+    assert "/a.js: GET /a failed: " in caplog.text
+    assert reason in caplog.text
+    if source == "fail":
+        assert project.stderr == "/a.js:1: no luck today\n"
+
+
+def test_loop_is_ended(project: Image) -> None:
+    project.file("a.js", "loop")
+
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/a")).status == 504
+
+    project.run(main, WWS_HTTP_REQUEST_TIMEOUT_SECONDS="0.5")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("load fail", "/a.js cannot be loaded, and is answered 500: it cannot be evaluated"),
+        ("load trap", "/a.js cannot be loaded, and is answered 500: "),
+        ("load loop", "/a.js takes more than 0.5 s to load, and is answered 500"),
+    ],
+)
+def test_source_that_cannot_be_loaded(
+    project: Image, caplog: pytest.LogCaptureFixture, source: str, reason: str
+) -> None:
+    """The others are served."""
+    project.file("a.js", source)
+    project.file("good.js", "count")
+
+    async def main(port: int) -> None:
+        response = await fetch(port, "/a")
+        assert (response.status, response.body) == (500, FAILED)
+        assert (await fetch(port, "/good")).text == "/good.js 1"
+
+    project.run(main, WWS_HTTP_REQUEST_TIMEOUT_SECONDS="0.5")
+    assert reason in caplog.text
+    if source == "load fail":
+        assert project.stderr == "/a.js:1: cannot be loaded\n"
+
+
+def test_snapshots_are_bounded(
+    project: Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loading, "SnapshotBudget", lambda: SnapshotBudget(3 << 20))
+    project.file("a.js", "grow 2")
+    project.file("b.js", "grow 2")
+
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/a")).status == 200
+        assert (await fetch(port, "/b")).status == 500
+
+    project.run(main)
+    assert "/b.js cannot be loaded" in caplog.text
+    assert "left of the 3 MiB for all workers" in caplog.text
+
+
+def test_memory_limit(project: Image, caplog: pytest.LogCaptureFixture) -> None:
+    project.file("a.js", "grow 8")
+    project.file("b.js", "count")
+
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/a")).status == 500
+        assert (await fetch(port, "/b")).status == 200
+
+    project.run(main, WWS_MAX_INSTANCE_MEMORY=str(4 << 20))
+    assert "/a.js cannot be loaded" in caplog.text
+
+
+def test_module_that_is_no_engine(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    wasm = GUESTS / "probe.wasm"
+    monkeypatch.setattr(loading, "open_engine", lambda _: os.open(wasm, os.O_RDONLY))
+    image.file("a.js", "count")
+    with pytest.raises(ModuleError, match="exports no function '_initialize': it is no engine"):
+        image.prepare()
+
+
+@pytest.mark.parametrize(("file", "language"), [("hello.js", "JavaScript"), ("hello.py", "Python")])
+def test_shim_without_the_engine(
+    image: Image, monkeypatch: pytest.MonkeyPatch, file: str, language: str
+) -> None:
+    monkeypatch.setattr(engines, "_PACKAGE", "containerd_shim_wws_v1.http")
+    image.file(file, "anything")
+    with pytest.raises(NoEngineError) as caught:
+        image.prepare()
+    assert str(caught.value) == (
+        f"/{file}: this shim was built without its {language} engine: "
+        "`make engines`, then `make build`"
+    )
+
+
+def test_engine_where_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_PACKAGE", "containerd_shim_wws_v1.missing.engines")
+    with pytest.raises(NoEngineError, match="the JavaScript engine cannot be read: "):
+        open_engine("javascript")
