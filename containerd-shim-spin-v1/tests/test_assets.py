@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from containerd_shim_spin_v1.files import assets as assets_module
 from containerd_shim_spin_v1.files.assets import Assets
 from containerd_shim_spin_v1.files.plan import FilePlan
+from containerd_shimkit import scratch
 from containerd_shimkit.errors import ManifestError
 
 
@@ -17,7 +17,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where copies go."""
     directory = tmp_path / "tmp"
     directory.mkdir()
-    monkeypatch.setattr(assets_module, "_PLACES", (str(directory),))
+    monkeypatch.setattr(scratch, "PLACES", (str(directory),))
     return directory
 
 
@@ -76,13 +76,13 @@ def test_copies_are_for_the_containers_user_only(place: Path, source: Path) -> N
 def test_second_place_is_used_where_the_first_is_not_writable(
     place: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assets_module, "_PLACES", ("/proc/nowhere", str(place)))
+    monkeypatch.setattr(scratch, "PLACES", ("/proc/nowhere", str(place)))
     ((directory, _),) = Assets().place("one", FilePlan(copies=((source, "/a"),)))
     assert Path(directory).is_relative_to(place)
 
 
 def test_no_place_is_an_error_that_helps(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets_module, "_PLACES", ("/proc/nowhere",))
+    monkeypatch.setattr(scratch, "PLACES", ("/proc/nowhere",))
     with pytest.raises(ManifestError, match=r"needs a writable directory .*emptyDir"):
         Assets().place("one", FilePlan(copies=((source, "/a"),)))
 

@@ -160,7 +160,7 @@ def test_copies_are_removed_at_the_end(
     image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "copies").mkdir()
-    monkeypatch.setattr("containerd_shim_spin_v1.files.assets._PLACES", (str(tmp_path / "copies"),))
+    monkeypatch.setattr("containerd_shimkit.scratch.PLACES", (str(tmp_path / "copies"),))
     (image.root / "page.txt").write_text("page")
     image.component("probe", "/...", more='files = ["*.txt"]')
 

@@ -6,7 +6,6 @@ a directory of their own, once for each container.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -15,9 +14,9 @@ from typing import Final
 
 from containerd_shim_spin_v1.files.plan import FilePlan
 from containerd_shimkit.errors import ManifestError
+from containerd_shimkit.scratch import NoScratchError, make_scratch
 
 _ROOT: Final = Path("/")
-_PLACES: Final = ("/tmp", "/dev/shm")  # the second for containers with a read-only rootfs
 
 
 class Assets:
@@ -73,10 +72,7 @@ class Assets:
 
 
 def _make_directory() -> Path:
-    places = [place for place in _PLACES if os.access(place, os.W_OK | os.X_OK)]
-    if not places:
-        raise ManifestError(
-            f"`files` needs a writable directory for copies: none of {', '.join(_PLACES)} is; "
-            "mount an emptyDir at /tmp, or name whole directories"
-        )
-    return Path(tempfile.mkdtemp(prefix="spin-assets-", dir=places[0]))
+    try:
+        return make_scratch("spin-assets-")
+    except NoScratchError as exc:
+        raise ManifestError(f"`files` needs {exc}, or name whole directories") from None
