@@ -17,7 +17,7 @@ from containerd_shim_wws_v1.project.files import (
     without_extension,
 )
 from containerd_shim_wws_v1.project.routes import Route, RouteTable
-from containerd_shim_wws_v1.project.runtimes import Runtimes, load_runtimes
+from containerd_shim_wws_v1.project.runtimes import BUILT_IN, Runtimes, load_runtimes
 from containerd_shim_wws_v1.project.worker_config import (
     UnsupportedFeatureError,
     WorkerConfig,
@@ -28,6 +28,7 @@ from containerd_shim_wws_v1.snapshot import SnapshotBudget
 from containerd_shim_wws_v1.workers.base import Identity, Worker
 from containerd_shim_wws_v1.workers.command import CommandWorker
 from containerd_shim_wws_v1.workers.engines import LANGUAGES, NoEngineError, open_engine
+from containerd_shim_wws_v1.workers.external import SOURCES, ExternalSources
 from containerd_shim_wws_v1.workers.language import LanguageWorker
 from containerd_shim_wws_v1.workers.linked import Host, LinkedModule
 from containerd_shimkit.engine import RuntimeContext
@@ -52,6 +53,7 @@ class Project:
     """By their files; those of routes that are never reached are not among them."""
     assets: Assets
     host: Host
+    sources: ExternalSources
     directories: list[int]
     """Descriptors of those that workers see."""
 
@@ -59,6 +61,7 @@ class Project:
         """Let go of what guests ran in."""
         self.host.ticker.stop()
         self.assets.close()
+        self.sources.remove()
         while self.directories:
             os.close(self.directories.pop())
 
@@ -85,6 +88,7 @@ class _Loader:
         self._linked: dict[str, LinkedModule] = {}
         self._directories: list[int] = []
         self._budget = SnapshotBudget()
+        self._sources = ExternalSources(files)
 
     def load(self) -> Project:
         runtimes = self._runtimes()
@@ -112,7 +116,7 @@ class _Loader:
             for route in routes.routes
             if route.file not in left_out
         }
-        return Project(routes, workers, assets, self._host, self._directories)
+        return Project(routes, workers, assets, self._host, self._sources, self._directories)
 
     def _runtimes(self) -> Runtimes:
         try:
@@ -133,6 +137,14 @@ class _Loader:
         if extension == "wasm":
             wasi = WasiTemplate(arguments=[file], environment=environment, writable=folders)
             return CommandWorker(identity, self._module(file), wasi)
+        if (runtime := runtimes.of(extension)) is not None and extension not in BUILT_IN:
+            wasi = WasiTemplate(
+                arguments=runtime.arguments,
+                environment=tuple((dict(runtime.environment) | dict(environment)).items()),
+                directories=[(self._sources.place(file, runtime), SOURCES)],
+                writable=folders,
+            )
+            return CommandWorker(identity, self._module(runtime.path(runtime.binary)), wasi)
         wasi = WasiTemplate(environment=environment, writable=folders)
         source = self._source(file)
         return LanguageWorker(

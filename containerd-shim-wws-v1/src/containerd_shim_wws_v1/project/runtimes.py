@@ -110,7 +110,7 @@ def _read_runtime(table: Table, repository: str) -> tuple[Runtime, list[str]]:
     runtime = Runtime(
         name=name,
         version=version,
-        extensions=table.strings("extensions", _extension_rule),
+        extensions=_extensions(table),
         arguments=table.strings("args", _no_nul),
         directory=f".wws/runtimes/{repository}/{name}/{version}",
         binary=files["binary"] or "",
@@ -119,6 +119,13 @@ def _read_runtime(table: Table, repository: str) -> tuple[Runtime, list[str]]:
         environment=table.string_map("envs", _no_nul, _no_nul),
     )
     return runtime, [file for file in files.values() if file is not None]
+
+
+def _extensions(table: Table) -> tuple[str, ...]:
+    extensions = table.strings("extensions", _extension_rule)
+    if not extensions:
+        table.complain("`extensions` must name at least one")
+    return extensions
 
 
 def _file_name(table: Table, key: str) -> str | None:
