@@ -29,10 +29,10 @@ from containerd_shim_spin_v1.host.mqtt import (
     TooManyConnectionsError,
     parse_target,
 )
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.mqtt import connection as mqtt_connection
 from containerd_shimkit.mqtt.packets import Login, Qos
 from containerd_shimkit.testing.apps import free_address

@@ -27,11 +27,11 @@ from containerd_shim_spin_v1.host.database import (
     ValueConversionFailedError,
 )
 from containerd_shim_spin_v1.host.mysql import MysqlHost, MysqlSession
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
 from containerd_shimkit import pool as pool_module
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.mariadb import mysql_url, running_mariadb
 from containerd_shimkit.testing.servers.process import Server

@@ -28,12 +28,12 @@ from containerd_shim_spin_v1.host.database import (
     Value,
     ValueConversionFailedError,
 )
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres import PostgresHost, PostgresSession
 from containerd_shim_spin_v1.manifest.reader import parse_manifest
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
 from containerd_shim_spin_v1.variables.values import Variables
 from containerd_shimkit import pool as pool_module
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.postgres import (
     DATABASE,

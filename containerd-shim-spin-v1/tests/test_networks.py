@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from containerd_shim_spin_v1.host import networks
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError, NameLookupError, Networks
+from containerd_shim_spin_v1.host.services import networks_of
 from containerd_shim_spin_v1.runtime_config.reader import parse_runtime_config
+from containerd_shimkit.http_client import networks
+from containerd_shimkit.http_client.networks import BlockedNetworkError, NameLookupError, Networks
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def blocking(*blocked: str) -> Networks:
     listed = ", ".join(f'"{network}"' for network in blocked)
-    return Networks.of(parse_runtime_config(f"outbound_networking.block_networks = [{listed}]"))
+    return networks_of(parse_runtime_config(f"outbound_networking.block_networks = [{listed}]"))
 
 
 @pytest.mark.parametrize(

@@ -20,22 +20,22 @@ from containerd_shim_spin_v1.host.http import (
     ChainedRequest,
     ChainedResponse,
     HttpHost,
-    HttpRequest,
-    HttpResponse,
 )
-from containerd_shim_spin_v1.host.http_client import (
+from containerd_shim_spin_v1.host.services import networks_of
+from containerd_shim_spin_v1.host.tls import TlsContexts
+from containerd_shim_spin_v1.manifest.reader import parse_manifest
+from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
+from containerd_shim_spin_v1.runtime_config.reader import parse_runtime_config
+from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit.http_client.client import (
     BodyTooLargeError,
     HttpClient,
     RequestError,
     RequestFailedError,
 )
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError, Networks
-from containerd_shim_spin_v1.host.tls import TlsContexts
-from containerd_shim_spin_v1.manifest.reader import parse_manifest
-from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError, OutboundAccess
-from containerd_shim_spin_v1.outbound.urls import InvalidUrlError, parse_url
-from containerd_shim_spin_v1.runtime_config.reader import parse_runtime_config
-from containerd_shim_spin_v1.variables.values import Variables
+from containerd_shimkit.http_client.exchange import HttpRequest, HttpResponse
+from containerd_shimkit.http_client.networks import BlockedNetworkError, Networks
+from containerd_shimkit.http_client.urls import InvalidUrlError, parse_url
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.servers.http import (
     Answer,
@@ -77,7 +77,7 @@ async def http_host(
 ) -> AsyncIterator[HttpHost]:
     parsed = parse_runtime_config(config)
     contexts = TlsContexts(parsed, tls.pop("env", {}), **tls)
-    host = HttpHost(parsed, Networks.of(parsed), contexts)
+    host = HttpHost(parsed, networks_of(parsed), contexts)
     if chain is not None:
         host.use_chain(chain)
     try:

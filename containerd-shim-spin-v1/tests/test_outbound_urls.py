@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_shim_spin_v1.outbound.urls import InvalidUrlError, parse_target, parse_url
+from containerd_shim_spin_v1.host.http import component_of
+from containerd_shimkit.http_client.urls import InvalidUrlError, parse_target, parse_url
 
 
 @pytest.mark.parametrize(
@@ -156,4 +157,4 @@ def test_a_url_without_host(text: str, target: str) -> None:
     ],
 )
 def test_components_have_hosts(text: str, component: str | None) -> None:
-    assert parse_url(text).component_id == component
+    assert component_of(parse_url(text)) == component

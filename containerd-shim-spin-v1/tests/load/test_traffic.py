@@ -22,8 +22,7 @@ from spin_load.servers import Servers
 from spin_load.traffic import DEADLINE, cut_off, environment, run_rounds
 
 from containerd_shim_spin_v1.host import mqtt
-from containerd_shim_spin_v1.host.http import ChainedRequest, ChainedResponse, HttpRequest
-from containerd_shim_spin_v1.host.http_client import OpenResponse
+from containerd_shim_spin_v1.host.http import ChainedRequest, ChainedResponse
 from containerd_shim_spin_v1.host.instance import Instance
 from containerd_shim_spin_v1.host.key_value import KeyValueSession
 from containerd_shim_spin_v1.host.mqtt import MqttSession
@@ -31,6 +30,8 @@ from containerd_shim_spin_v1.host.mysql import MysqlSession
 from containerd_shim_spin_v1.host.postgres import PostgresSession
 from containerd_shim_spin_v1.host.redis import RedisSession
 from containerd_shim_spin_v1.host.sqlite import SqliteHost, SqliteSession
+from containerd_shimkit.http_client.client import OpenResponse
+from containerd_shimkit.http_client.exchange import HttpRequest
 from containerd_shimkit.mqtt.connection import MqttConnection
 from containerd_shimkit.pool import Pool
 from containerd_shimkit.redis_client.pool import RedisPool

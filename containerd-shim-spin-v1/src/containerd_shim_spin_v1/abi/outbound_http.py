@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Final
 
 from containerd_shim_spin_v1.abi.imports import Function, Interface
-from containerd_shim_spin_v1.host.http import HttpRequest, HttpResponse, TooManyRequestsError
-from containerd_shim_spin_v1.host.http_client import Headers, RequestError, RequestFailedError
+from containerd_shim_spin_v1.host.http import TooManyRequestsError
 from containerd_shim_spin_v1.host.instance import Instance
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
-from containerd_shim_spin_v1.outbound.urls import InvalidUrlError
 from containerd_shim_spin_v1.variables.values import VariableError
+from containerd_shimkit.http_client.client import Headers, RequestError, RequestFailedError
+from containerd_shimkit.http_client.exchange import HttpRequest, HttpResponse
+from containerd_shimkit.http_client.networks import BlockedNetworkError
+from containerd_shimkit.http_client.urls import InvalidUrlError
 from containerd_shimkit.tls import TlsConfigError
 from containerd_shimkit.wasm.canonical import (
     BYTES,

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from containerd_shim_spin_v1.abi.imports import Function, Interface
 from containerd_shim_spin_v1.host.instance import Instance
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError
 from containerd_shim_spin_v1.host.redis import (
     InvalidAddressError,
     RedisCallError,
@@ -25,6 +24,7 @@ from containerd_shim_spin_v1.host.redis import (
 )
 from containerd_shim_spin_v1.outbound.access import DestinationNotAllowedError
 from containerd_shim_spin_v1.variables.values import VariableError
+from containerd_shimkit.http_client.networks import BlockedNetworkError
 from containerd_shimkit.redis_client.protocol import Status
 from containerd_shimkit.turns import map_in_turns
 from containerd_shimkit.wasm.canonical import (

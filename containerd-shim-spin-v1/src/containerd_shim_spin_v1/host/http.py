@@ -20,13 +20,15 @@ and wasi.rs, crates/trigger-http/src/outbound_http.rs; reqwest 0.11 src/redirect
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from containerd_shim_spin_v1.host.gunzip import BadGzipError, gunzip
-from containerd_shim_spin_v1.host.http_client import (
+from containerd_shim_spin_v1.host.tls import TlsContexts
+from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shim_spin_v1.outbound.allowed_hosts import CHAINING_SUFFIX
+from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
+from containerd_shimkit.http_client.client import (
     Headers,
     HttpClient,
     OpenResponse,
@@ -34,53 +36,29 @@ from containerd_shim_spin_v1.host.http_client import (
     read_all,
     sendable,
 )
-from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.tls import TlsContexts
-from containerd_shim_spin_v1.outbound.access import OutboundAccess
-from containerd_shim_spin_v1.outbound.urls import (
-    InvalidUrlError,
+from containerd_shimkit.http_client.exchange import (
+    MAX_REDIRECTS,
+    HttpRequest,
+    HttpResponse,
+    redirected,
+    whole,
+)
+from containerd_shimkit.http_client.networks import Networks
+from containerd_shimkit.http_client.urls import (
     OutboundUrl,
     parse_target,
     parse_url,
 )
-from containerd_shim_spin_v1.runtime_config.model import RuntimeConfig
 
 MAX_BODY_BYTES: Final = 128 << 20  # as Spin
-MAX_REDIRECTS: Final = 10  # as reqwest
 MAX_DEPTH: Final = 16
 """Of components that call each other: one that calls itself would go on until memory ends."""
 
 _SELF_HOST: Final = "self.alt"
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_KEEP_METHOD: Final = frozenset({307, 308})
-_OF_BODY: Final = frozenset({"content-encoding", "content-type"})
-_OF_SERVER: Final = frozenset(
-    {"authorization", "cookie", "cookie2", "host", "proxy-authorization", "www-authenticate"}
-)
 
 
 class TooManyRequestsError(Exception):
     """No more requests can be served at once, by the app itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A guest's request."""
-
-    method: str
-    url: str = field(repr=False)
-    headers: Headers = field(default_factory=list, repr=False)
-    body: bytes | AsyncIterable[bytes] = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """A whole response."""
-
-    status: int
-    headers: Headers
-    """Names in lower case, order and repetitions kept."""
-    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +142,7 @@ class HttpHost:
             headers.append(("accept-encoding", "gzip"))
         response = await self._follow(access, replace(request, headers=headers), depth)
         try:
-            return await _whole(response, f"response to {request.method} request")
+            return await whole(response, MAX_BODY_BYTES, f"response to {request.method} request")
         finally:
             response.close()
 
@@ -183,8 +161,8 @@ class HttpHost:
             await access.check_self("http", "https")
             return await self._call_own(None, request, None, url.target, depth)
         await access.check(url.scheme, url.host, url.port)
-        if url.component_id is not None:
-            return await self._call_own(url.component_id, request, url.authority, url.target, depth)
+        if (component_id := component_of(url)) is not None:
+            return await self._call_own(component_id, request, url.authority, url.target, depth)
         return await self._exchange(access, request, url)
 
     async def _follow(
@@ -196,16 +174,16 @@ class HttpHost:
             return response
         url = parse_url(request.url)
         for _ in range(MAX_REDIRECTS):
-            following = _redirected(request, url, response)
+            following = redirected(request, url, response)
             if following is None:
                 return response
             response.close()
             request, url = following
             await access.check(url.scheme, url.host, url.port)
-            if url.component_id is not None or url.host == _SELF_HOST:
+            if component_of(url) is not None or url.host == _SELF_HOST:
                 raise RequestFailedError(f"{url.origin}: no server redirects into the app")
             response = await self._exchange(access, request, url)
-        if _redirected(request, url, response) is None:
+        if redirected(request, url, response) is None:
             return response
         response.close()
         raise RequestFailedError(f"{url.origin}: more than {MAX_REDIRECTS} redirects")
@@ -244,55 +222,7 @@ class HttpHost:
         return await self._chain(chained)
 
 
-def _redirected(
-    request: HttpRequest, url: OutboundUrl, response: AnyResponse
-) -> tuple[HttpRequest, OutboundUrl] | None:
-    """Return the request to make next, None if the response is the last one."""
-    status = response.status
-    location = next((value for name, value in response.headers if name == b"location"), None)
-    if status not in _REDIRECTS or location is None:
-        return None
-    keep = status in _KEEP_METHOD
-    if keep and not isinstance(request.body, bytes):
-        return None  # its body is gone
-    try:
-        following = url.join(location.decode())
-    except (InvalidUrlError, UnicodeDecodeError):
-        return None
-    dropped: frozenset[str] = frozenset()
-    if not keep:
-        method = request.method if request.method in ("GET", "HEAD") else "GET"
-        request = replace(request, method=method, body=b"")
-        dropped |= _OF_BODY
-    if (following.host, following.port) != (url.host, url.port):
-        dropped |= _OF_SERVER
-    kept = [pair for pair in request.headers if pair[0].lower() not in dropped]
-    return replace(request, headers=kept), replace(following, authorization=None)
-
-
-async def _whole(response: AnyResponse, what: str) -> HttpResponse:
-    headers = _texts(response.headers)
-    body: AsyncIterable[bytes] = response
-    encodings = [value.strip().lower() for name, value in headers if name == "content-encoding"]
-    if encodings != ["gzip"]:
-        return HttpResponse(response.status, headers, await read_all(body, MAX_BODY_BYTES, what))
-    try:
-        async with aclosing(gunzip(body)) as pieces:
-            data = await read_all(pieces, MAX_BODY_BYTES, what)
-    except BadGzipError as exc:
-        raise RequestFailedError(f"{what}: {exc}") from None
-    if data:
-        headers = [
-            pair for pair in headers if pair[0] not in ("content-encoding", "content-length")
-        ]
-    return HttpResponse(response.status, headers, data)
-
-
-def _texts(pairs: list[tuple[bytes, bytes]]) -> Headers:
-    headers: Headers = []
-    for name, value in pairs:
-        try:
-            headers.append((name.decode("ascii"), value.decode()))
-        except UnicodeDecodeError:
-            continue  # as Spin: guests get strings
-    return headers
+def component_of(url: OutboundUrl) -> str | None:
+    """Return the component of the app that a request is for, in lower case; else None."""
+    name = url.host.removesuffix(CHAINING_SUFFIX)
+    return name if name != url.host and name else None

@@ -19,16 +19,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
-from containerd_shim_spin_v1.host.http_client import (
+from containerd_shim_spin_v1.host.tls import TlsContexts
+from containerd_shim_spin_v1.runtime_config.model import LocalLlm, RemoteLlm
+from containerd_shimkit.http_client.client import (
     HttpClient,
     RequestError,
     RequestFailedError,
     read_all,
 )
-from containerd_shim_spin_v1.host.networks import Networks
-from containerd_shim_spin_v1.host.tls import TlsContexts
-from containerd_shim_spin_v1.outbound.urls import parse_url
-from containerd_shim_spin_v1.runtime_config.model import LocalLlm, RemoteLlm
+from containerd_shimkit.http_client.networks import Networks
+from containerd_shimkit.http_client.urls import parse_url
 from containerd_shimkit.tls import TlsConfigError
 
 _MAX_ANSWER_BYTES: Final = 32 << 20

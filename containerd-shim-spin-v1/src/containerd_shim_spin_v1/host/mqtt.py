@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError, Networks
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
 from containerd_shimkit.hosts import HostError, parse_host
+from containerd_shimkit.http_client.networks import BlockedNetworkError, Networks
 from containerd_shimkit.mqtt.connection import (
     ConnectError,
     ConnectionLostError,

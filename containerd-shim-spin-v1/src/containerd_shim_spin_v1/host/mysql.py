@@ -39,8 +39,8 @@ from containerd_shim_spin_v1.host.mysql_connection import (
     connect,
     message_of,
 )
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.pool import ConnectionLostError, Pool
 
 _MAX_MESSAGE: Final = 4096

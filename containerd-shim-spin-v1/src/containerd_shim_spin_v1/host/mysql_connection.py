@@ -36,7 +36,7 @@ from pymysql.protocol import (
 from containerd_shim_spin_v1.host.database import Kind, Value
 from containerd_shim_spin_v1.host.mysql_address import MysqlAddress
 from containerd_shim_spin_v1.host.named_user import named_user
-from containerd_shim_spin_v1.host.networks import Networks
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.pool import ConnectionLostError
 
 with named_user():

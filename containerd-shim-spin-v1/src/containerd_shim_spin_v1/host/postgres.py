@@ -37,10 +37,10 @@ from containerd_shim_spin_v1.host.database import (
     ValueConversionFailedError,
 )
 from containerd_shim_spin_v1.host.database_connections import GuestConnections, Where
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres_address import PostgresAddress, parse_address
 from containerd_shim_spin_v1.host.postgres_connection import connect
 from containerd_shim_spin_v1.outbound.access import OutboundAccess
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.pool import Pool
 from containerd_shimkit.postgres_client import PostgresConnection, ResultTooLargeError, copies
 from containerd_shimkit.turns import map_in_turns

@@ -7,9 +7,9 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres_address import PostgresAddress
 from containerd_shimkit import postgres_client
+from containerd_shimkit.http_client.networks import Networks
 from containerd_shimkit.postgres_client import PostgresConnection
 from containerd_shimkit.tls import TlsConfigError
 

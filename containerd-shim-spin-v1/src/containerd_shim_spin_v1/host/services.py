@@ -17,7 +17,6 @@ from containerd_shim_spin_v1.host.key_value import KeyValueHost, check_store_add
 from containerd_shim_spin_v1.host.llm import LlmHost
 from containerd_shim_spin_v1.host.mqtt import MqttHost
 from containerd_shim_spin_v1.host.mysql import MysqlHost
-from containerd_shim_spin_v1.host.networks import Networks
 from containerd_shim_spin_v1.host.postgres import PostgresHost
 from containerd_shim_spin_v1.host.redis import RedisHost
 from containerd_shim_spin_v1.host.sqlite import SqliteHost
@@ -28,6 +27,7 @@ from containerd_shim_spin_v1.runtime_config.reader import config_directory
 from containerd_shim_spin_v1.variables.sources import make_providers
 from containerd_shim_spin_v1.variables.values import Provider, Variables
 from containerd_shimkit.engine import RuntimeContext
+from containerd_shimkit.http_client.networks import Networks
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class ServiceSources:
         return cls(manifest, config, providers, tls, root, directory)
 
 
+def networks_of(config: RuntimeConfig) -> Networks:
+    """Return the networks that ``[outbound_networking]`` blocks."""
+    return Networks(config.blocked_networks, config.block_private_networks)
+
+
 class Services:
     """Everything that components of the app share."""
 
@@ -83,7 +88,7 @@ class Services:
         self.tls = sources.tls
         self.variables = Variables(sources.manifest, sources.providers)
         config = sources.config
-        networks = Networks.of(config)
+        networks = networks_of(config)
         self.http = HttpHost(config, networks, sources.tls)
         self.llm = LlmHost(config.llm_compute, sources.tls)
         self.mqtt = MqttHost(

@@ -14,7 +14,6 @@ from containerd_shim_spin_v1.host.http import (
     ChainedResponse,
     TooManyRequestsError,
 )
-from containerd_shim_spin_v1.host.http_client import RequestFailedError
 from containerd_shim_spin_v1.http_component import HttpComponent
 from containerd_shim_spin_v1.routing.request_data import (
     RequestRefusedError,
@@ -41,6 +40,7 @@ from containerd_shimkit.http.messages import (
     respond,
 )
 from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
+from containerd_shimkit.http_client.client import RequestFailedError
 from containerd_shimkit.wasm.native import GuestError
 
 _CLOSE: Final = ((b"connection", b"close"),)

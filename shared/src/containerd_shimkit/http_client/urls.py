@@ -17,16 +17,11 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes, urljoin
 
-from containerd_shim_spin_v1.outbound.allowed_hosts import (
-    CHAINING_SUFFIX,
-    DEFAULT_PORTS,
-    authority,
-)
 from containerd_shimkit.hosts import HostError, parse_host
 
 MAX_LENGTH: Final = 65_534  # as Spin's client
 
-_SCHEMES: Final = ("http", "https")
+_PORTS: Final = {"http": 80, "https": 443}
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _BLANK: Final = "".join(map(chr, range(0x21)))
@@ -57,18 +52,13 @@ class OutboundUrl:
     @property
     def authority(self) -> str:
         """Host and port, the port only where it is not the scheme's own."""
-        return authority(self.scheme, self.host, self.port)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def origin(self) -> str:
         """``https://example.com``, fit for messages: it holds no secret."""
         return f"{self.scheme}://{self.authority}"
-
-    @property
-    def component_id(self) -> str | None:
-        """The component of the app that the request is for, in lower case; else None."""
-        name = self.host.removesuffix(CHAINING_SUFFIX)
-        return name if name != self.host and name else None
 
     def __str__(self) -> str:
         return self.origin + self.target
@@ -89,14 +79,14 @@ def parse_url(text: str) -> OutboundUrl:
     if matched is None:
         raise InvalidUrlError("the URL must be absolute, or begin with /")
     scheme = matched[1].lower()
-    if scheme not in _SCHEMES:
+    if scheme not in _PORTS:
         raise InvalidUrlError(f"the scheme {scheme[:20]!r} is neither http nor https")
     path, query = _split(matched[2])
     if not path.startswith("//"):
         raise InvalidUrlError(f"{scheme}: must be followed by //")
     place, slash, path = path[2:].partition("/")
     credentials, at, place = place.rpartition("@")
-    host, port = _host_and_port(place, DEFAULT_PORTS[scheme])
+    host, port = _host_and_port(place, _PORTS[scheme])
     return OutboundUrl(
         scheme, host, port, _target(slash + path, query), _basic(credentials) if at else None
     )

@@ -24,8 +24,8 @@ import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from containerd_shim_spin_v1.host.networks import BlockedNetworkError, Networks, look_up
-from containerd_shim_spin_v1.outbound.urls import OutboundUrl
+from containerd_shimkit.http_client.networks import Networks, look_up
+from containerd_shimkit.http_client.urls import OutboundUrl
 
 Headers: TypeAlias = list[tuple[str, str]]
 
@@ -184,10 +184,7 @@ class HttpClient:
         except ValueError:
             return  # a name: the resolver looks it up
         if self._networks.blocks(address):
-            raise BlockedNetworkError(
-                f"{url.host} is in a network that block_networks of the runtime configuration "
-                "blocks"
-            )
+            raise self._networks.refusal(url.host)
 
 
 class _Resolver(AbstractResolver):

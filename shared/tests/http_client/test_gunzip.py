@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from containerd_shim_spin_v1.host.gunzip import BadGzipError, gunzip
+from containerd_shimkit.http_client.gunzip import BadGzipError, gunzip
 
 
 async def read(*parts: bytes) -> bytes:

@@ -1,8 +1,8 @@
-"""Networks that no component may connect to, whatever its manifest allows.
+"""Networks that no guest may connect to, whatever it is allowed.
 
-``block_networks`` of ``[outbound_networking]`` lists them; ``private`` is every address that is
-not for the whole internet. What is blocked is the address connected to, not its name: so names are
-looked up here, and the connection is made to the addresses that are left.
+Some are listed, or every network that is not for the whole internet. What is blocked is the address
+connected to, not its name: so names are looked up here, and the connection is made to the addresses
+that are left.
 
 An IPv6 address that holds an IPv4 address is blocked, too, where the IPv4 address is: a gateway,
 or the kernel, takes the packet there.
@@ -19,9 +19,8 @@ import socket
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
-from containerd_shim_spin_v1.runtime_config.model import Network, RuntimeConfig
-
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _LOOKUP_SECONDS: Final = 10.0
 _MOST_ADDRESSES: Final = 16
@@ -55,7 +54,7 @@ _HOLDS_IPV4: Final = tuple(
 
 
 class BlockedNetworkError(Exception):
-    """Every address of a host is in a network that the runtime configuration blocks."""
+    """Every address of a host is in a blocked network."""
 
 
 class NameLookupError(OSError):
@@ -65,15 +64,19 @@ class NameLookupError(OSError):
 class Networks:
     """The blocked networks of an app."""
 
-    def __init__(self, blocked: Iterable[Network] = (), block_private: bool = False) -> None:
-        """block_private: every network that is not for the whole internet, as well."""
+    def __init__(
+        self,
+        blocked: Iterable[Network] = (),
+        block_private: bool = False,
+        setting: str = "block_networks of the runtime configuration",
+    ) -> None:
+        """block_private: every network that is not for the whole internet, as well.
+
+        setting: what says so, for messages.
+        """
+        self._setting = setting
         private: tuple[Network, ...] = (*_PRIVATE_4, *_PRIVATE_6) if block_private else ()
         self._blocked = (*blocked, *private)
-
-    @classmethod
-    def of(cls, config: RuntimeConfig) -> Networks:
-        """Return those of ``[outbound_networking]``."""
-        return cls(config.blocked_networks, config.block_private_networks)
 
     @property
     def active(self) -> bool:
@@ -96,10 +99,12 @@ class Networks:
         found = await look_up(host, port)
         allowed = [text for text in found if not self.blocks(ipaddress.ip_address(text))]
         if not allowed:
-            raise BlockedNetworkError(
-                f"{host} is in a network that block_networks of the runtime configuration blocks"
-            )
+            raise self.refusal(host)
         return allowed
+
+    def refusal(self, host: str) -> BlockedNetworkError:
+        """Return the error for a host of which no address is left."""
+        return BlockedNetworkError(f"{host} is in a network that {self._setting} blocks")
 
 
 async def look_up(host: str, port: int) -> list[str]:
