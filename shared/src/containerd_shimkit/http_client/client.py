@@ -64,6 +64,10 @@ class RequestFailedError(Exception):
     """No response, or not all of it; the message names the server and nothing secret."""
 
 
+class RequestTimeoutError(RequestFailedError):
+    """A server does not answer in time."""
+
+
 class BodyTooLargeError(RequestFailedError):
     """A body exceeds what is kept in memory."""
 
@@ -171,7 +175,9 @@ class HttpClient:
                 ssl=context or True,
             )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise RequestFailedError(f"{method} {url.origin}: {_reason(exc)}") from None
+            late = isinstance(exc, aiohttp.ServerTimeoutError | TimeoutError)
+            failure = RequestTimeoutError if late else RequestFailedError
+            raise failure(f"{method} {url.origin}: {_reason(exc)}") from None
         if response.status < 200:  # what follows is another protocol, which nobody asked for
             response.close()
             raise RequestFailedError(f"{method} {url.origin}: the server changes the protocol")

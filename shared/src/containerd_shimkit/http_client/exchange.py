@@ -85,7 +85,7 @@ async def whole(response: StreamedResponse, limit: int, what: str) -> HttpRespon
     limit: of the body, in bytes.  what: for messages.  Headers that are not UTF-8 are left out.
     Raises RequestFailedError, BodyTooLargeError.
     """
-    headers = _texts(response.headers)
+    headers = text_headers(response.headers)
     body: AsyncIterable[bytes] = response
     encodings = [value.strip().lower() for name, value in headers if name == "content-encoding"]
     if encodings != ["gzip"]:
@@ -102,7 +102,8 @@ async def whole(response: StreamedResponse, limit: int, what: str) -> HttpRespon
     return HttpResponse(response.status, headers, data)
 
 
-def _texts(pairs: list[tuple[bytes, bytes]]) -> Headers:
+def text_headers(pairs: list[tuple[bytes, bytes]]) -> Headers:
+    """Return headers as text, without those that are not UTF-8."""
     headers: Headers = []
     for name, value in pairs:
         try:
