@@ -23,6 +23,7 @@ GUESTS_COMMANDS := \
   images/wws/hello.wasm \
   images/wws/greet.wasm \
   images/wws/counter.wasm \
+  containerd-shim-wws-v1/tests/guests/client.wasm \
   containerd-shim-wws-v1/tests/guests/probe.wasm
 GUESTS_REACTORS := \
   containerd-shim-wws-v1/tests/guests/engine.wasm

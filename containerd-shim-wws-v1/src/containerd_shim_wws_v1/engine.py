@@ -69,7 +69,7 @@ class WwsEngine:
         if app.socket is None:
             raise ListenError("the address is not bound")
         settings, project = app.settings, app.project
-        services = Services(app.make_store(), OutboundHttp())
+        services = Services(app.make_store(), OutboundHttp(app.certificates))
         try:
             await _load_workers(project, services, settings)
             trigger = HttpTrigger(

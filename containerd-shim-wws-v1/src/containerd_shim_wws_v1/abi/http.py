@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from containerd_shim_wws_v1.instance import Instance
-from containerd_shim_wws_v1.outbound.http import OutboundError, OutboundRequest
+from containerd_shim_wws_v1.outbound.http import OutboundError
+from containerd_shimkit.http_client.exchange import HttpRequest
 from containerd_shimkit.wasm.canonical import (
     BYTES,
     STRING,
@@ -33,8 +34,8 @@ def _request(
     method: str,
     _params: list[tuple[str, str]],
     uri: str,
-) -> OutboundRequest:
-    return OutboundRequest(method, uri, headers, body or b"")
+) -> HttpRequest:
+    return HttpRequest(method, uri, headers, body or b"")
 
 
 _REQUEST: Final = Record(Option(BYTES), _PAIRS, _METHOD, _PAIRS, STRING, make=_request)
@@ -53,7 +54,7 @@ _ERROR: Final = Record(
 )
 
 
-async def _send(instance: Instance, request: OutboundRequest) -> Any:
+async def _send(instance: Instance, request: HttpRequest) -> Any:
     return await instance.services.http.send(instance.worker, instance.http, request)
 
 
