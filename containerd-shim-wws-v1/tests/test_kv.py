@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
-from containerd_shim_wws_v1.kv.base import Changes, StoreFullError, changes_between, check_size
+from containerd_shim_wws_v1.kv.base import (
+    Changes,
+    StoreError,
+    StoreFullError,
+    changes_between,
+    check_size,
+)
+from containerd_shim_wws_v1.kv.directory import DirectoryStore
+from containerd_shim_wws_v1.kv.redis import RedisStore
+from containerd_shim_wws_v1.kv.stores import choose_store
+from containerd_shimkit.environment import SettingError
+from containerd_shimkit.redis_client.address import RedisAddress
+from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.http import Response, fetch
+from containerd_shimkit.testing.servers.process import Server
+from containerd_shimkit.testing.servers.redis import running_redis
+from containerd_shimkit.tls import TrustedCertificates
 
 Image = Any  # of conftest.py
 
@@ -89,6 +109,148 @@ def test_memory(stores: Image) -> None:
     stores.run(check_stores)
 
 
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Server]:
+    with running_redis("--requirepass", "s3cret") as server:
+        yield server
+
+
+def test_redis(stores: Image, redis: Server) -> None:
+    kv = f"redis://:s3cret@{redis.host}:{redis.port}/1"
+    stores.run(check_stores, WWS_KV=kv)
+
+    async def after_a_restart(port: int) -> None:
+        assert json.loads((await fetch(port, "/b?mode=kv&key=x&value=")).text) == {"k": "1"}
+
+    stores.run(after_a_restart, WWS_KV=kv)
+
+
+def test_directory(stores: Image, tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b"
+    kv = f"directory:{directory}"
+    stores.run(check_stores, WWS_KV=kv)
+    assert sorted(path.name for path in directory.iterdir()) == [
+        *("other.json", "other.lock", "shared.json", "shared.lock"),
+    ]
+    assert json.loads((directory / "shared.json").read_text()) == {"k": "1"}
+
+    async def after_a_restart(port: int) -> None:
+        assert json.loads((await fetch(port, "/b?mode=kv&key=x&value=")).text) == {"k": "1"}
+
+    stores.run(after_a_restart, WWS_KV=kv)
+
+
+def test_redis_that_fails(stores: Image, redis: Server, caplog: pytest.LogCaptureFixture) -> None:
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/a")).status == 500
+        assert (await fetch(port, "/none")).status == 200
+
+    host, port = free_address()
+    stores.run(main, WWS_KV=f"redis://:wr0ng@{host}:{port}")
+    assert f"the store 'shared': redis://{host}:{port}: cannot connect" in caplog.text
+    stores.run(main, WWS_KV=f"redis://:wr0ng@{redis.host}:{redis.port}")
+    assert "WRONGPASS" in caplog.text
+    assert "wr0ng" not in caplog.text
+
+
+def test_redis_refuses_a_change(stores: Image, redis: Server) -> None:
+    """The connection is as good as before."""
+    address = RedisAddress.parse(f"redis://:s3cret@{redis.host}:{redis.port}/2")
+
+    async def main() -> None:
+        store = RedisStore(address, TrustedCertificates({}))
+        try:
+            await store._call("n", [(b"SET", b"wws:kv:n", b"no hash")])
+            with pytest.raises(StoreError, match="WRONGTYPE"):
+                await store.read("n")
+            with pytest.raises(StoreError, match="WRONGTYPE"):
+                await store.change("n", Changes({"a": "1"}, frozenset({"b"})))
+            await store.change("m", Changes({"a": "1", "b": "2"}))
+            await store.change("m", Changes({"c": "3"}, frozenset({"b"})))
+            assert await store.read("m") == {"a": "1", "c": "3"}
+            assert await store.read("missing") == {}
+        finally:
+            await store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{" * 100_000, b"\xff"])
+def test_file_that_is_no_store(tmp_path: Path, content: str | bytes) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "n.json").write_bytes(data)
+
+    async def main() -> None:
+        store = DirectoryStore(tmp_path)
+        with pytest.raises(StoreError, match=r"n\.json is no JSON object of strings"):
+            await store.read("n")
+        with pytest.raises(StoreError, match=r"n\.json is no JSON object of strings"):
+            await store.change("n", Changes({"a": "1"}))
+
+    asyncio.run(main())
+    assert (tmp_path / "n.json").read_bytes() == data
+
+
+def test_files_that_nobody_follows(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"a": "secret"}')
+    directory = tmp_path / "kv"
+    directory.mkdir()
+    (directory / "link.json").symlink_to(secret)
+    os.mkfifo(directory / "fifo.json")
+    (directory / "locked.lock").symlink_to(secret)
+
+    async def main() -> None:
+        store = DirectoryStore(directory)
+        for namespace in ("link", "fifo"):
+            with pytest.raises(StoreError, match=f"the store '{namespace}'"):
+                await store.read(namespace)
+        with pytest.raises(StoreError, match="the store 'locked'"):
+            await store.change("locked", Changes({"a": "1"}))
+        # A namespace is a name, whatever it looks like.
+        await store.change("../secret", Changes({"a": "1"}))
+        await store.change("x/y.z", Changes({"a": "2"}))
+        with pytest.raises(StoreError, match="too long"):
+            await store.read("ü" * 100)
+
+    asyncio.run(main())
+    assert secret.read_text() == '{"a": "secret"}'
+    assert (directory / "%2E%2E%2Fsecret.json").exists()
+    assert (directory / "x%2Fy%2Ez.json").exists()
+
+
+def test_processes_share_a_directory(tmp_path: Path) -> None:
+    """Two stores see each other's changes, and lose none of those made at once."""
+
+    async def main() -> None:
+        first, second = DirectoryStore(tmp_path), DirectoryStore(tmp_path)
+        await asyncio.gather(
+            *(
+                store.change("n", Changes({f"{name}{n}": str(n)}))
+                for n in range(20)
+                for name, store in (("a", first), ("b", second))
+            )
+        )
+        assert await first.read("n") == await second.read("n")
+        assert len(await first.read("n")) == 40
+
+    asyncio.run(main())
+
+
+def test_lock_that_others_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("containerd_shim_wws_v1.kv.directory.LOCK_SECONDS", 0.05)
+    with (tmp_path / "n.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        async def main() -> None:
+            with pytest.raises(StoreError, match=r"the store 'n': others have had it for 0.05 s"):
+                await DirectoryStore(tmp_path).change("n", Changes({"a": "1"}))
+
+        asyncio.run(main())
+    assert not (tmp_path / "n.json").exists()
+
+
 def test_workers_at_once_lose_nothing(stores: Image) -> None:
     async def main(port: int) -> None:
         found = Stores(port)
@@ -115,7 +277,17 @@ def test_store_that_is_full(
     assert "the store 'shared' would have more than 20 bytes" in caplog.text
 
 
-def test_unknown_kind_is_refused(image: Image) -> None:
-    image.worker()
-    with pytest.raises(Exception, match="WWS_KV is neither memory"):
-        image.prepare(WWS_KV="mongodb://user:secret@host")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mongodb://user:s3cret@host", "WWS_KV is neither memory, nor directory:/path"),
+        ("redis://user:s3cret@", "WWS_KV: the Redis address is not of the form redis://"),
+        ("directory:data", "WWS_KV: 'data' is no absolute path"),
+        ("directory:/proc/nowhere", "WWS_KV: /proc/nowhere: No such file or directory"),
+    ],
+)
+def test_store_that_is_none(text: str, reason: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        choose_store(text, TrustedCertificates({}))
+    assert str(caught.value).startswith(reason)
+    assert "s3cret" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,17 @@ def test_folder_is_kept_on_a_volume(node: Node, image_of: ImageOf) -> None:
     app = node.run(image, "--mount", "type=tmpfs,src=tmpfs,dst=/data,options=mode=1777")
     assert app.get("/probe?mode=write&path=/mnt/new").body == b"7 bytes, 0"
     assert app.get("/probe?mode=read&path=/mnt/new").body == b"written"
+
+
+def test_values_are_kept_on_a_volume(node: Node, image_of: ImageOf, tmp_path: Path) -> None:
+    config = 'version = "1"\n[data.kv]\nnamespace = "n"\n'
+    image = image_of(node, {"probe.wasm": "probe.wasm", "probe.toml": config})
+    mount = f"type=bind,src={tmp_path},dst=/data,options=rbind:rw"
+    for before in ("{}", '{"k":"1"}'):
+        app = node.run(image, "--mount", mount, env={"WWS_KV": "directory:/data/kv"})
+        assert app.get("/probe?mode=kv&key=k&value=1").text == before
+        assert app.stop() == 0
+    assert (tmp_path / "kv" / "n.json").read_text() == '{"k": "1"}'
 
 
 def test_folder_of_the_kernel_is_refused(node: Node, image_of: ImageOf) -> None:
