@@ -65,9 +65,12 @@ class LanguageWorker:
         """Evaluate the source. Raises GuestError."""
         async with self._start(services) as guest:
             await guest.call(guest.export(INITIALIZE.encode()), results=0)
-            name = _put(guest, self.identity.file.encode())
-            source = _put(guest, self._source)
-            if await guest.call(guest.export(LOAD.encode()), *name, *source):
+            given: list[int] = []
+            for data in (self.identity.file.encode(), self._source):
+                # A call that may be interrupted: a short one would have to come before all others.
+                at = await guest.call(guest.export(ALLOCATE.encode()), len(data))
+                given += _fill(guest, at, data)
+            if await guest.call(guest.export(LOAD.encode()), *given):
                 raise WorkerFailedError("it cannot be evaluated; why is said above")
             async with self._start(services) as fresh:
                 snapshot = Snapshot(guest.memory(), fresh.memory())
@@ -80,7 +83,8 @@ class LanguageWorker:
             raise NotLoadedError("it could not be loaded when the app started")
         async with self._start(services) as guest:
             self._snapshot.restore(guest)
-            given = _put(guest, request)
+            room = guest.call_short(guest.export(ALLOCATE.encode()), len(request))
+            given = _fill(guest, room, request)
             at = await guest.call(guest.export(HANDLE.encode()), *given)
             if not at:
                 raise WorkerFailedError("the worker failed; why is said above")
@@ -95,9 +99,8 @@ class LanguageWorker:
         return self._engine.start(config, identity.instance(services))
 
 
-def _put(guest: Guest, data: bytes) -> tuple[int, int]:
-    """Have the guest make room for ``data``; return where it is, and its length."""
-    at = guest.call_short(guest.export(ALLOCATE.encode()), len(data))
+def _fill(guest: Guest, at: int, data: bytes) -> tuple[int, int]:
+    """Put ``data`` where the guest has made room for it; return place and length."""
     if not at:
         raise GuestError(f"the engine has no memory for {len(data)} bytes")
     guest.write(at, data)
