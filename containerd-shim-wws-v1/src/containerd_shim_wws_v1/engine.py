@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -37,6 +38,8 @@ class WwsApp:
     make_store: MakeStore
     certificates: TrustedCertificates
     socket: socket.socket | None = None
+    processes: int = 1
+    """How many serve."""
 
 
 class WwsEngine:
@@ -60,9 +63,8 @@ class WwsEngine:
         settings = app.settings
         app.socket = listen(settings.host, settings.port)
         keeps = any(w.identity.config.namespace is not None for w in app.project.workers.values())
-        if settings.kv == MEMORY and keeps:
-            return 1
-        return settings.processes
+        app.processes = 1 if settings.kv == MEMORY and keeps else settings.processes
+        return app.processes
 
     async def serve(self, app: WwsApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
         """Get the workers ready, serve until told to stop, then drain."""
@@ -72,11 +74,10 @@ class WwsEngine:
         services = Services(app.make_store(), OutboundHttp(app.certificates))
         try:
             await _load_workers(project, services, settings)
-            trigger = HttpTrigger(
-                project.routes, project.workers, project.assets, services, settings
-            )
+            places = ceil(settings.max_requests / app.processes)
+            trigger = HttpTrigger(project, services, settings, places)
             limits = HttpSettings(
-                drain_seconds=settings.drain_seconds, take_turns=settings.processes > 1
+                drain_seconds=settings.drain_seconds, take_turns=app.processes > 1
             )
             server = asyncio.create_task(HttpServer(trigger, limits).serve(app.socket, stop))
             await asyncio.sleep(0)  # it has taken its socket over

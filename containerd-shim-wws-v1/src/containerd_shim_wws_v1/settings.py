@@ -46,7 +46,7 @@ class Settings:
     """A request may take this long, the reading of its body included; None is no limit."""
     max_body_bytes: int
     max_requests: int
-    """Requests in flight; beyond it 503."""
+    """Requests in flight, in all processes; beyond it 503."""
     max_memory_bytes: int
     """Linear memory of one instance."""
     processes: int

@@ -24,8 +24,9 @@ from containerd_shim_wws_v1.http.cors import Cors
 from containerd_shim_wws_v1.http.manage import Management
 from containerd_shim_wws_v1.http.static import send_asset
 from containerd_shim_wws_v1.kv.base import changes_between, check_size
-from containerd_shim_wws_v1.project.assets import Asset, Assets
-from containerd_shim_wws_v1.project.routes import Kind, Route, RouteTable, normal_path
+from containerd_shim_wws_v1.loading import Project
+from containerd_shim_wws_v1.project.assets import Asset
+from containerd_shim_wws_v1.project.routes import Kind, Route, normal_path
 from containerd_shim_wws_v1.services import Services
 from containerd_shim_wws_v1.settings import Settings
 from containerd_shim_wws_v1.workers.base import Worker
@@ -60,22 +61,21 @@ class HttpTrigger:
 
     def __init__(
         self,
-        routes: RouteTable,
-        workers: Mapping[str, Worker],
-        assets: Assets,
+        project: Project,
         services: Services,
         settings: Settings,
+        places: int,
     ) -> None:
-        """workers: by their files, one for each route."""
-        self._routes = routes
-        self._workers = workers
-        self._assets = assets
+        """places: for requests at once, in this process."""
+        self._routes = project.routes
+        self._workers = project.workers
+        self._assets = project.assets
         self._services = services
         self._settings = settings
         self._deadlines = Deadlines(settings.request_seconds)
         self._cors = Cors(settings.cors)
-        self._management = Management(routes, workers) if settings.panel else None
-        self._free = settings.max_requests
+        self._management = Management(project.routes, project.workers) if settings.panel else None
+        self._free = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
