@@ -38,11 +38,14 @@ GUESTS_RUST := \
   images/spin/hello/hello.wasm \
   images/spin/redis-hello/redis_hello.wasm \
   images/spin-outbound-redis/outbound_redis.wasm
-GUESTS := $(GUESTS_COMMANDS) $(GUESTS_REACTORS) $(GUESTS_COMPONENTS) $(GUESTS_RUST)
+GUESTS_RUST_COMMANDS := \
+  containerd-shim-wws-v1/tests/guests/rust_worker.wasm
+GUESTS := $(GUESTS_COMMANDS) $(GUESTS_REACTORS) $(GUESTS_COMPONENTS) $(GUESTS_RUST) \
+  $(GUESTS_RUST_COMMANDS)
 
 GUESTS_CFLAGS := --target=wasm32-wasi -std=gnu17 -Os -flto -Wall -Wextra -Werror \
   -ffile-prefix-map=$(CURDIR)=. -Iimages/spin/c-hello -Iimages/slight -Iimages/wws -Wl,--strip-all
-GUESTS_RUSTFLAGS := --target wasm32-wasi --crate-type cdylib --edition 2021 -D warnings \
+GUESTS_RUSTFLAGS := --target wasm32-wasi --edition 2021 -D warnings \
   -C opt-level=s -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols \
   --remap-path-prefix $(CURDIR)=.
 
@@ -75,5 +78,9 @@ $(GUESTS_COMPONENTS:=.build): %.wasm.build: %.c
 	@chmod 644 $*.wasm
 
 $(GUESTS_RUST:=.build): %.wasm.build: %.rs
+	$(RUSTC) $(GUESTS_RUSTFLAGS) --crate-type cdylib -o $*.wasm $<
+	@chmod 644 $*.wasm
+
+$(GUESTS_RUST_COMMANDS:=.build): %.wasm.build: %.rs
 	$(RUSTC) $(GUESTS_RUSTFLAGS) -o $*.wasm $<
 	@chmod 644 $*.wasm

@@ -155,6 +155,17 @@ def test_folders(image: Image) -> None:
     image.run(main)
 
 
+def test_worker_in_rust(image: Image) -> None:
+    image.worker("rust.wasm", "rust_worker")
+
+    async def main(port: int) -> None:
+        assert (await fetch(port, "/rust?a=b")).text.startswith("rust a=b ")
+        assert (await fetch(port, "/rust?panic")).status == 500
+
+    image.run(main)
+    assert "panicked at 'as told'" in image.stderr
+
+
 # What a worker gives
 
 
