@@ -27,7 +27,7 @@ SOURCES := $(shell find $(DISTRIBUTIONS:%=%/src) -type f \
   \( -name '*.py' -o -name '*.proto' -o -name py.typed \) -not -path '*.egg-info*')
 IMAGE_SOURCES := $(shell find images -type f -not -name '*.md' -not -path '*/.*')
 PYTHON_PATHS := conftest.py $(foreach directory, \
-  $(wildcard images shared/tools containerd-shim-wws-v1/engines $(DISTRIBUTIONS:%=%/src) $(DISTRIBUTIONS:%=%/tests)), \
+  $(wildcard shared/tools containerd-shim-wws-v1/engines $(DISTRIBUTIONS:%=%/src) $(DISTRIBUTIONS:%=%/tests)), \
   $(if $(shell find $(directory) -name '*.py' -print -quit),$(directory)))
 
 # The .wasm files: make guests.

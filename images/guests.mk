@@ -20,7 +20,7 @@ GUESTS_COMMANDS := \
   images/spin/wagi-hello/wagi_hello.wasm \
   containerd-shim-spin-v1/tests/guests/wagi_probe.wasm \
   containerd-shim-slight-v1/tests/guests/program.wasm \
-  images/wws/hello.wasm \
+  images/wws/c.wasm \
   images/wws/greet.wasm \
   images/wws/counter.wasm \
   containerd-shim-wws-v1/tests/guests/client.wasm \

@@ -97,3 +97,12 @@ def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
     if not archive.exists():
         pytest.skip(f"needs {archive}: make images")
     return node.import_archive(archive, "docker.io/library/wasmtest_wws:latest")
+
+
+@pytest.fixture
+def python_image(node: Node, pytestconfig: pytest.Config) -> str:
+    """The image of ``images/wws-python``, as ``make images`` writes it."""
+    archive = pytestconfig.rootpath / "dist" / "images" / "wws-python.tar"
+    if not archive.exists():
+        pytest.skip(f"needs {archive}: make images")
+    return node.import_archive(archive, "docker.io/library/wasmtest_wws-python:latest")

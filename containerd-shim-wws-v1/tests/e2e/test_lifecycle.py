@@ -26,11 +26,19 @@ def accepts(address: tuple[str, int]) -> bool:
 def test_the_example(node: Node, hello_image: str) -> None:
     app = node.run(hello_image)
     assert app.get("/hello").body == b"hello world!"
+    assert app.get("/c").body == b"hello from C!"
     assert app.get("/greet/Ada%20L").body == b"hello, Ada L!"
     assert app.get("/").headers["content-type"] == "text/html; charset=utf-8"
     assert [app.get("/counter").body for _ in range(3)] == [b"1", b"2", b"3"]
     assert app.get("/missing").status == 404
     assert app.stop() == 0
+
+
+def test_the_example_in_python(node: Node, python_image: str) -> None:
+    app = node.run(python_image)
+    answer = app.get("/hello")
+    assert (answer.status, answer.body) == (200, b"hello from Python!")
+    assert answer.headers["content-type"] == "text/plain"
 
 
 def test_it_listens_on_port_3000_of_all_addresses(node: Node, hello_image: str) -> None:
