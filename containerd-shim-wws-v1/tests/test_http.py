@@ -277,6 +277,32 @@ def test_cors_of_the_worker_counts(image: Image) -> None:
 
 
 @pytest.mark.parametrize(
+    "output",
+    [
+        b"[" + b"[]," * 400_000 + b"0]",
+        b'{"data":"' + b'\\"' * 600_000,
+        b'{"data":"x","more":[' + b'"",' * 400_000 + b"0]}",
+        b'"' * 2_000_000,
+        b'"' + b"\\" * 2_000_001,
+    ],
+    ids=["lists", "quotes", "strings", "only quotes", "backslashes"],
+)
+def test_large_output_that_is_no_response(output: bytes) -> None:
+    """What Python makes of it would be many times as large."""
+    with pytest.raises(contract.ResponseError):
+        contract.parse_response(output)
+
+
+def test_large_responses() -> None:
+    text = 'a "quoted" \\ text, [with] {all} kinds: of\n' * 50_000
+    store = {f"key {n}": "value" for n in range(100_000)}
+    output = json.dumps({"data": text, "kv": store}).encode()
+    response = contract.parse_response(output)
+    assert response.body.decode() == text
+    assert response.kv == store
+
+
+@pytest.mark.parametrize(
     ("query", "reason"),
     [
         ("mode=exit&code=3", "exited with status 3"),

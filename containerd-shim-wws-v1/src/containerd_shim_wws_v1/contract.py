@@ -28,6 +28,9 @@ from containerd_shimkit.wasm.native import GuestError
 MAX_RESPONSE_BYTES: Final = 64 << 20
 """Of the JSON that a worker gives."""
 
+_MAX_SKELETON_BYTES: Final = 1 << 20
+"""Of it without what is in strings."""
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MAX_HEADERS: Final = 1000
 _MAX_HEADER_BYTES: Final = 256 << 10
 _HTML: Final = (b"content-type", b"text/html")
@@ -113,6 +116,8 @@ def _forwarded(value: str) -> dict[str, str]:
 
 def parse_response(output: bytes) -> Response:
     """Read what a worker gives. Raises ResponseError, ResponseBodyError."""
+    if len(output) > _MAX_SKELETON_BYTES:
+        _check_skeleton(output)
     try:
         response = json.loads(output)
     except (ValueError, RecursionError):
@@ -130,6 +135,21 @@ def parse_response(output: bytes) -> Response:
         what = "base64" if encoded else "Unicode"
         raise ResponseBodyError(f"the response's data is no {what}") from None
     return Response(_status(status), headers, body, store)
+
+
+def _check_skeleton(output: bytes) -> None:
+    """Raise ResponseError for more than a response needs: each empty list would take 64 bytes."""
+    size = 0
+    end = 0
+    for string in _STRING.finditer(output):
+        size += string.start() - end + 2
+        end = string.end()
+        if size > _MAX_SKELETON_BYTES:
+            break
+    if size + len(output) - end > _MAX_SKELETON_BYTES:
+        raise ResponseError(
+            f"the worker's output has more than {_MAX_SKELETON_BYTES} bytes beside its strings"
+        )
 
 
 def _field(response: dict[str, Any], name: str, kind: type, default: Any) -> Any:
