@@ -93,9 +93,13 @@ PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --up
 build: $(BINARIES)  ## build dist/containerd-shim-{spin,slight,wws}-v1
 
 BINARY_TOOLS := $(wildcard shared/tools/build_binary.py shared/tools/binary/*.py shared/launcher/*)
-$(BINARIES) &: $(SOURCES) $(BINARY_TOOLS) requirements.lock $(VENV)/.stamp | packages-build
-	$(BIN)/python shared/tools/build_binary.py $(SHIMS)
-	@touch $(BINARIES)
+$(BINARIES): dist/containerd-shim-%-v1: \
+  $(SOURCES) $(BINARY_TOOLS) requirements.lock $(VENV)/.stamp | packages-build
+	$(BIN)/python shared/tools/build_binary.py $*
+	@touch $@
+
+# It carries the engines. Whoever wants another shim need not build them.
+dist/containerd-shim-wws-v1: $(ENGINES)
 
 .PHONY: install
 install: $(BINARIES)  ## copy the shims to $(DESTDIR)$(PREFIX)/bin
@@ -168,7 +172,7 @@ $(KAFKA)/.stamp: $(wildcard shared/tools/kafka/*) | packages-test
 	@touch $@
 
 .PHONY: test
-test: build images engines | packages-test  ## run all tests; as root, also those that need a kernel and containerd
+test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
 	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
 	@$(MAKE) azurite || echo "Azurite is not there: the tests that need it are skipped" >&2
 	@$(MAKE) kafka || echo "Kafka is not there: the tests that need it are skipped" >&2

@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -110,9 +111,16 @@ def write_archive(target: Path, files: Iterable[tuple[Path, str, int]]) -> None:
 def write_wheels(output: Path) -> None:
     """Build a wheel of each distribution."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    sources = [str(REPOSITORY / directory) for directory, _ in DISTRIBUTIONS]
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(_EPOCH)}
-    subprocess.run([*command, "--wheel-dir", str(output), *sources], check=True, env=environment)
+    ignore = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "tests")
+    # Of copies: what is built from a directory is written into it, and found the next time.
+    with tempfile.TemporaryDirectory(prefix="release-") as directory:
+        for name, _ in DISTRIBUTIONS:
+            shutil.copytree(REPOSITORY / name, Path(directory, name), ignore=ignore)
+        sources = [str(Path(directory, name)) for name, _ in DISTRIBUTIONS]
+        subprocess.run(
+            [*command, "--wheel-dir", str(output), *sources], check=True, env=environment
+        )
 
 
 def version_of(directory: Path) -> str:

@@ -75,6 +75,15 @@ def load_project(root: Path, context: RuntimeContext, settings: Settings) -> Pro
         files.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """The directories that a worker sees: (path, path that it sees)."""
+
+    readable: list[tuple[str, str]]
+    """The project's own, whole: with it goes what the container has mounted."""
+    writable: list[tuple[str, str]]
+
+
 class _Loader:
     def __init__(self, files: ProjectFiles, context: RuntimeContext, settings: Settings) -> None:
         self._files = files
@@ -135,17 +144,24 @@ class _Loader:
         folders = self._folders(file, config)
         extension = extension_of(file)
         if extension == "wasm":
-            wasi = WasiTemplate(arguments=[file], environment=environment, writable=folders)
+            wasi = WasiTemplate(
+                arguments=[file],
+                environment=environment,
+                directories=folders.readable,
+                writable=folders.writable,
+            )
             return CommandWorker(identity, self._module(file), wasi)
         if (runtime := runtimes.of(extension)) is not None and extension not in BUILT_IN:
             wasi = WasiTemplate(
                 arguments=runtime.arguments,
                 environment=tuple((dict(runtime.environment) | dict(environment)).items()),
-                directories=[(self._sources.place(file, runtime), SOURCES)],
-                writable=folders,
+                directories=[(self._sources.place(file, runtime), SOURCES), *folders.readable],
+                writable=folders.writable,
             )
             return CommandWorker(identity, self._module(runtime.path(runtime.binary)), wasi)
-        wasi = WasiTemplate(environment=environment, writable=folders)
+        wasi = WasiTemplate(
+            environment=environment, directories=folders.readable, writable=folders.writable
+        )
         source = self._source(file)
         return LanguageWorker(
             identity, self._engine(file, LANGUAGES[extension]), wasi, source, self._budget
@@ -187,16 +203,23 @@ class _Loader:
             log.warning("%s", warning)
         return config
 
-    def _folders(self, file: str, config: WorkerConfig) -> list[tuple[str, str]]:
-        """Return the directories that a worker sees: (path, path that it sees)."""
+    def _folders(self, file: str, config: WorkerConfig) -> _Folders:
         directory = file.rpartition("/")[0]
-        folders = []
+        folders = _Folders([], [])
         for folder in config.folders:
             path = f"{directory}/{folder.source}"
             descriptor = self._files.open_directory(path, folder.where)
+            if os.path.samestat(os.fstat(descriptor), os.fstat(self._files.fd)):
+                # As a process sees it, it holds what is mounted in the container: see guest_files.
+                os.close(descriptor)
+                folders.readable.extend(
+                    (place, f"{folder.target}/{seen}".replace("//", "/").rstrip("/") or "/")
+                    for place, seen in self._context.directories
+                )
+                continue
             self._directories.append(descriptor)
             # Whatever a worker makes of its directories, this is the one that was meant.
-            folders.append((fd_path(descriptor), folder.target))
+            folders.writable.append((fd_path(descriptor), folder.target))
         return folders
 
     def _module(self, file: str) -> LinkedModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,9 @@ import pytest
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node
 from containerd_shimkit.testing.containerd import Containerd
-from containerd_shimkit.testing.fixtures import running_containerd
+from containerd_shimkit.testing.shim_nodes import import_example, make_node, shared_nodes
 
 GUESTS = Path(__file__).parents[1] / "guests"
-SHIM = "containerd-shim-wws-v1"
 
 
 def make_image(node: Node, files: dict[str, str], user: str = "") -> str:
@@ -34,14 +33,13 @@ def make_image(node: Node, files: dict[str, str], user: str = "") -> str:
 PROBE = {"probe.wasm": "probe.wasm", "public/page.html": "<p>page</p>"}
 
 
-def make_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
-    """Return a warm node: the zygote runs, the module of ``probe_image`` is compiled."""
-    if not (shim_dir / SHIM).exists():
-        pytest.skip(f"needs {shim_dir / SHIM}: make build")
-    directory.mkdir(parents=True)
-    node = Node(daemon, directory, "wws", "WWS_HTTP_LISTEN_ADDR")
-    node.run(make_image(node, PROBE)).stop()
-    return node
+def probe_of(node: Node) -> str:
+    """Return the image of a worker that does what its URL says, and a page."""
+    return make_image(node, PROBE)
+
+
+def make_wws_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
+    return make_node(daemon, directory, shim_dir, "wws", probe_of)
 
 
 @pytest.fixture(scope="session")
@@ -49,18 +47,8 @@ def session_nodes(
     tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
 ) -> Iterator[Callable[[str], Node]]:
     """One of each program of containerd, for all tests of a worker."""
-    nodes: dict[str, Node] = {}
-
-    def get(binary: str) -> Node:
-        if binary not in nodes:
-            directory = tmp_path_factory.mktemp("node")
-            daemon = running_containerd(
-                directory / "containerd", shim_dir, shims_home, binary=binary
-            )
-            nodes[binary] = make_node(stack.enter_context(daemon), directory / "apps", shim_dir)
-        return nodes[binary]
-
-    with ExitStack() as stack:
+    make_directory = partial(tmp_path_factory.mktemp, "node")
+    with shared_nodes(make_directory, shim_dir, shims_home, make_wws_node) as get:
         yield get
 
 
@@ -80,8 +68,8 @@ def image_of() -> Callable[..., str]:
 
 @pytest.fixture
 def probe_image(node: Node) -> str:
-    """A worker that does what its URL says, and a page."""
-    return make_image(node, PROBE)
+    """See ``probe_of``."""
+    return probe_of(node)
 
 
 @pytest.fixture
@@ -93,16 +81,10 @@ def probe(node: Node, probe_image: str) -> App:
 @pytest.fixture
 def hello_image(node: Node, pytestconfig: pytest.Config) -> str:
     """The image of ``images/wws``, as ``make images`` writes it."""
-    archive = pytestconfig.rootpath / "dist" / "images" / "wws.tar"
-    if not archive.exists():
-        pytest.skip(f"needs {archive}: make images")
-    return node.import_archive(archive, "docker.io/library/wasmtest_wws:latest")
+    return import_example(node, pytestconfig.rootpath, "wws")
 
 
 @pytest.fixture
 def python_image(node: Node, pytestconfig: pytest.Config) -> str:
     """The image of ``images/wws-python``, as ``make images`` writes it."""
-    archive = pytestconfig.rootpath / "dist" / "images" / "wws-python.tar"
-    if not archive.exists():
-        pytest.skip(f"needs {archive}: make images")
-    return node.import_archive(archive, "docker.io/library/wasmtest_wws-python:latest")
+    return import_example(node, pytestconfig.rootpath, "wws-python")

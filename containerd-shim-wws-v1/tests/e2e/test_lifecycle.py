@@ -132,3 +132,20 @@ def test_two_processors(node: Node, probe_image: str) -> None:
 def test_user_who_is_not_root(node: Node, image_of: ImageOf) -> None:
     image = image_of(node, {"probe.wasm": "probe.wasm"}, "1000:1000")
     assert node.run(image).get("/probe").status == 200
+
+
+def test_folder_of_the_whole_project(node: Node, image_of: Callable[..., str]) -> None:
+    """It is what the image holds, to be read: with ``/proc`` a worker would have the host's."""
+    folder = 'version = "1"\n[[folders]]\nfrom = "."\nto = "/mnt"\n'
+    files = {"probe.wasm": "probe.wasm", "probe.toml": folder, "data/hello.txt": "hello"}
+    app = node.run(image_of(node, files))
+
+    def read(path: str) -> str:
+        return app.get(f"/probe?mode=read&path={path}").text
+
+    assert read("/mnt/data/hello.txt") == "hello"
+    nothing = read("/mnt/none")
+    for path in ("/mnt/proc/self/maps", "/mnt/proc/1/environ", "/mnt/dev/null"):
+        assert read(path) == nothing.replace("/mnt/none", path)
+    assert "7 bytes" not in app.get("/probe?mode=write&path=/mnt/data/new").text
+    assert app.stop() == 0

@@ -10,18 +10,14 @@ import pytest
 
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import free_address
-from containerd_shimkit.testing.cri import BUSYBOX, Cri, Pod
-from containerd_shimkit.testing.fixtures import (
-    containerd_program,
-    each_containerd,
-    running_containerd,
-)
+from containerd_shimkit.testing.cri import Cri, Pod
+from containerd_shimkit.testing.fixtures import each_containerd
 from containerd_shimkit.testing.pods import Web
+from containerd_shimkit.testing.shim_nodes import running_cri
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 GUESTS = Path(__file__).parents[1] / "guests"
-SHIM = "containerd-shim-wws-v1"
 CONFIG = """\
 version = "1"
 [vars]
@@ -39,17 +35,9 @@ def running(
     shims_home: Path,
 ) -> Iterator[Cri]:
     """A containerd with CRI of each version."""
-    binary = containerd_program(request.param, request.config.rootpath)
-    if not (shim_dir / SHIM).exists():
-        pytest.skip(f"needs {shim_dir / SHIM}: make build")
-    if not BUSYBOX.exists():  # whose image pause containers have
-        pytest.skip(f"needs {BUSYBOX}: apt-get install busybox-static")
     directory = tmp_path_factory.mktemp("cri")
-    (directory / "pods").mkdir()
-    daemon = running_containerd(
-        directory / "containerd", shim_dir, shims_home, binary=binary, cri=True
-    )
-    with daemon as started, Cri(started, directory / "pods") as cri:
+    root = request.config.rootpath
+    with running_cri(directory, root, shim_dir, shims_home, "wws", request.param) as cri:
         cri.import_busybox()
         yield cri
 

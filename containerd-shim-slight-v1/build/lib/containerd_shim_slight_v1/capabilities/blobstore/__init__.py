@@ -1,1 +1,0 @@
-"""``blobstore``: objects in containers, read and written in parts."""

@@ -1,1 +1,0 @@
-"""``configs``: settings and secrets of the app, and where the slightfile's configs may be."""

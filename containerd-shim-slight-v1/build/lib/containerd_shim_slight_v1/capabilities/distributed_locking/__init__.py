@@ -1,1 +1,0 @@
-"""``distributed-locking``: locks that apps on several nodes share."""

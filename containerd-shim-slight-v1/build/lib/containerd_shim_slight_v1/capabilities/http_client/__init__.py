@@ -1,1 +1,0 @@
-"""``http-client``: requests to servers."""

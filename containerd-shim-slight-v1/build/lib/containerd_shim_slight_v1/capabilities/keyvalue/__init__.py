@@ -1,1 +1,0 @@
-"""``keyvalue``: values by keys, in stores that have names."""

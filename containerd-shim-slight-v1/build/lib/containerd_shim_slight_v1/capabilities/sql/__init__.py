@@ -1,1 +1,0 @@
-"""``sql``: statements for a database."""

@@ -1,1 +1,0 @@
-"""The HTTP server of an app: its routes, the servers it starts, and how a request is answered."""

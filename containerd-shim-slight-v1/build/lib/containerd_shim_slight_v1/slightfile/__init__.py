@@ -1,1 +1,0 @@
-"""``slightfile.toml``: what an app may use, and of which backend."""

@@ -1,1 +1,0 @@
-"""How guests are called, and how they call the host."""

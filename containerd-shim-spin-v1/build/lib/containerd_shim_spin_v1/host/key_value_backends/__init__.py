@@ -1,1 +1,0 @@
-"""Where key-value stores are kept: one module for each kind."""

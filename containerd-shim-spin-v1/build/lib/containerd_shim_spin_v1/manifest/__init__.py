@@ -1,1 +1,0 @@
-"""What an app says of itself: its manifest, in every form that Spin has."""

@@ -1,1 +1,0 @@
-"""Where components may connect to."""

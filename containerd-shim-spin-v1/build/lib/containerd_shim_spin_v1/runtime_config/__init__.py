@@ -1,1 +1,0 @@
-"""``runtime-config.toml``: what whoever runs the app says of its surroundings."""

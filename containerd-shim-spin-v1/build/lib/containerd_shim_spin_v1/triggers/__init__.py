@@ -1,1 +1,0 @@
-"""What calls components: one module for each trigger type."""

@@ -1,1 +1,0 @@
-"""Values of an app's variables."""

@@ -1,1 +1,0 @@
-"""What the containerd wasm shims share."""

@@ -1,1 +1,0 @@
-"""The ASGI serving loop: listen, limits, drain."""

@@ -1,1 +1,0 @@
-"""The kernel's side: system calls, namespaces, mounts, capabilities and cgroups."""

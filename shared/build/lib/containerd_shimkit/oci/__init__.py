@@ -1,1 +1,0 @@
-"""What the Open Container Initiative specifies: config.json, bundles, image archives."""

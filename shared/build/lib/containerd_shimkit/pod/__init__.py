@@ -1,1 +1,0 @@
-"""Pods whose sandbox is made here: containerd's sandbox API (``sandboxer = "shim"``)."""

@@ -1,1 +1,0 @@
-"""Messages on the wire, generated from the ``.proto`` files beside this one by ``make proto``."""

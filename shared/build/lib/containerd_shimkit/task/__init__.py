@@ -1,1 +1,0 @@
-"""Tasks: their states, the container behind each, and the service containerd calls."""

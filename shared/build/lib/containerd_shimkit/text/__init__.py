@@ -1,1 +1,0 @@
-"""Text of an image's files, with the place of every value."""
