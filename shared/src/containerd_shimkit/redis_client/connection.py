@@ -40,7 +40,7 @@ _MAX_SHOWN: Final = 300
 
 
 class Resolver(Protocol):
-    """What finds the addresses of a host; see Spin's ``host.networks``."""
+    """What finds the addresses of a host; see ``lookups``, and Spin's ``host.networks``."""
 
     @property
     def active(self) -> bool: ...

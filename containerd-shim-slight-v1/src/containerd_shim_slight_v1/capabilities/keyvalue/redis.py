@@ -23,6 +23,7 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
     StoreTimeoutError,
 )
 from containerd_shim_slight_v1.capabilities.listing import Names
+from containerd_shimkit.lookups import Lookups
 from containerd_shimkit.redis_client.address import AddressError, RedisAddress
 from containerd_shimkit.redis_client.connection import (
     CannotConnectError,
@@ -44,7 +45,7 @@ class Backend(KeyValueBackend):
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
-        self._pool = RedisPool(context.app.certificates.context)
+        self._pool = RedisPool(context.app.certificates.context, Lookups())
         self._address: RedisAddress | None = None
 
     async def open(self, store: str) -> None:
