@@ -663,6 +663,14 @@ def test_little_memory_is_an_exception_of_the_language(engine: LanguageEngine) -
         "(function f() { 'a'.replace(/a/, f) })()",
         "(() => { const o = { get x() { return this.x } }; return o.x })()",
         "(() => { const o = { toString() { return `${this}` } }; return String(o) })()",
+        "(() => { const o = { valueOf() { return +o } }; return +o })()",
+        "(() => { const o = { set x(v) { this.x = v } }; o.x = 1 })()",
+        "(() => { const o = { [Symbol.toPrimitive]() { return o + 1 } }; return o + 1 })()",
+        "(() => { const g = () => [...{ [Symbol.iterator]: g }]; g() })()",
+        "(() => { const g = () => Reflect.apply(g, null, []); g() })()",
+        "(() => { const p = new Proxy(function () {}, { apply: () => p() }); p() })()",
+        "(() => { const g = () => JSON.parse('[1]', g); g() })()",
+        "(() => { let o = {}; for (let i = 0; i < 1e5; i++) o = { o }; structuredClone(o) })()",
         "(() => { class A { constructor() { new A() } } new A() })()",
         "(function* f() { yield* f() })().next()",
         "(async function f() { await f() })()",
@@ -676,5 +684,5 @@ def test_deep_recursion_is_an_exception_of_the_language(
 
 
 def test_usual_recursion_has_room(engine: LanguageEngine) -> None:
-    source = respond("new Response(String((function f(n) { return n && 1 + f(n - 1) })(350)))")
-    assert answer(engine, source).response["data"] == "350"
+    source = respond("new Response(String((function f(n) { return n && 1 + f(n - 1) })(300)))")
+    assert answer(engine, source).response["data"] == "300"
