@@ -92,6 +92,19 @@ def test_hostile_paths_take_no_time() -> None:
     assert time.monotonic() - start < 5
 
 
+def test_a_long_path_of_none_of_many_routes_takes_no_time() -> None:
+    table = RouteTable([Route("GET", f"/v{number}/:id", "h") for number in range(MAX_ROUTES)])
+    start = time.monotonic()
+    assert table.find("GET", b"/" + b"a" * 60_000) is None
+    assert time.monotonic() - start < 5
+
+
+def test_a_long_base_takes_no_time() -> None:
+    start = time.monotonic()
+    assert Router.with_base("a" * 200_000).base == "/" + "a" * 200_000
+    assert time.monotonic() - start < 5
+
+
 def test_the_first_route_of_the_method_is_taken() -> None:
     router = (
         Router()

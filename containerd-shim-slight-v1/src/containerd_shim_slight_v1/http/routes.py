@@ -47,14 +47,20 @@ class _Part(ABC):
 
 class _Literal(_Part):
     def __init__(self, text: str) -> None:
-        self._text = text
+        self.text = text
 
     def starts(self, path: str, ends: Collection[int]) -> Collection[int]:
-        text, size = self._text, len(self._text)
-        return {end - size for end in ends if end >= size and path.startswith(text, end - size)}
+        # There may be many ends, and few places of the text, or none.
+        found: set[int] = set()
+        at = path.find(self.text)
+        while at >= 0:
+            if at + len(self.text) in ends:
+                found.add(at)
+            at = path.find(self.text, at + 1)
+        return found
 
     def end(self, path: str, start: int, ends: Collection[int]) -> int:
-        return start + len(self._text)
+        return start + len(self.text)
 
 
 class _Name(_Part):
@@ -100,6 +106,9 @@ def _parse(pattern: str) -> list[_Part]:
 
 
 def _match(parts: Sequence[_Part], path: str) -> Parameters | None:
+    # Most routes are others from their start on, and a path may be long.
+    if isinstance(parts[0], _Literal) and not path.startswith(parts[0].text):
+        return None
     # From the end: where each part may end so that all behind it fit.
     ends: list[Collection[int]] = []
     possible: Collection[int] = (len(path),)
@@ -147,7 +156,8 @@ class Router:
     @classmethod
     def with_base(cls, base: str) -> Router:
         """Return an empty one. base: a path, or a URL, of which the path counts."""
-        path = _URL.sub("", base, count=1).rstrip("/")
+        url = _URL.match(base)
+        path = base[url.end() if url is not None else 0 :].rstrip("/")
         return cls(path if not path or path.startswith("/") else f"/{path}")
 
     def add(self, method: str, pattern: str, handler: str) -> Router:
