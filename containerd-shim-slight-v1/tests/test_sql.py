@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -370,6 +371,12 @@ def test_url_that_is_none(image: Image, url: str) -> None:
         ("a = $1 AND b ? 'c'", "a = $1 AND b ? 'c'"),
         ("'?' \"?\" $$?$$ $a$?$a$ -- ?\n/* ? */ ?", "'?' \"?\" $$?$$ $a$?$a$ -- ?\n/* ? */ $1"),
         (r"'it''s ?' e'\'?' ?", r"'it''s ?' e'\'?' $1"),
+        (r"E'it''s \'?\\' ? note'\' ?", r"E'it''s \'?\\' $1 note'\' $2"),
+        ("a$b$c = ? AND d$b$ = ?", "a$b$c = $1 AND d$b$ = $2"),
+        ('"a"" ?" ?', '"a"" ?" $1'),
+        ("? $a$ ?", "$1 $a$ ?"),
+        ("? '?", "$1 '?"),
+        ("? e'\\", "$1 e'\\"),
     ],
 )
 def test_placeholders(text: str, expected: str) -> None:
@@ -383,3 +390,10 @@ def test_placeholders_of_long_statements(part: str) -> None:
     """Their time is in proportion to the length, or this would not end."""
     numbered(part * 300_000)
     numbered("x" + part * 300_001)
+
+
+def test_a_long_string_takes_no_time() -> None:
+    text = f"? e'{'a' * (16 << 20)}' '{'a' * (16 << 20)}'"
+    start = time.monotonic()
+    assert numbered(text) == f"$1{text[1:]}"
+    assert time.monotonic() - start < 5

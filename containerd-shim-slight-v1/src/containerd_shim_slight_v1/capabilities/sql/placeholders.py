@@ -9,9 +9,10 @@ from typing import Final
 # statement's end: so the time is in proportion to its length, whatever is in it.
 _TOKEN: Final = re.compile(
     r"""
-      [eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)
-    | '(?:[^']|'')*+(?:'|\Z)
-    | "(?:[^"]|"")*+(?:"|\Z)
+      [eE]'(?:[^'\\]++|\\.|'')*+(?:'|\Z)
+    | '[^']*+(?:'|\Z)  # one with a quote in it is two of these
+    | "[^"]*+(?:"|\Z)
+    | [^\W\d][\w$]*+  # a name may have a dollar in it
     | \$(?P<tag>[A-Za-z_]{,63})\$ .*? (?:\$(?P=tag)\$|\Z)
     | --[^\n]*+
     | /\*.*?(?:\*/|\Z)
