@@ -47,7 +47,7 @@ _OBJECT_METADATA: Final = Record(
 async def _open(instance: Instance, name: str) -> int:
     backend: BlobBackend = instance.services.backend(BLOBSTORE, name)
     await backend.open(name)
-    return instance.handles.add(OpenContainer(backend, name))
+    return instance.handles.add(OpenContainer(backend, name), name)
 
 
 async def _container(instance: Instance, handle: int) -> tuple[BlobBackend, str]:
@@ -69,14 +69,14 @@ async def _info(instance: Instance, handle: int) -> ContainerInfo:
 async def _read_object(instance: Instance, handle: int, name: str) -> int:
     backend, container = await _container(instance, handle)
     info = await backend.object_info(container, name)
-    return instance.handles.add(ReadStream(backend, info))
+    return instance.handles.add(ReadStream(backend, info), name)
 
 
 async def _write_object(instance: Instance, handle: int, name: str) -> int:
     container = instance.handles.get(handle, OpenContainer)
     if len(instance.handles.each(WriteStream)) >= MAX_WRITE_STREAMS:
         raise BlobError(f"more than {MAX_WRITE_STREAMS} objects are written at once")
-    return instance.handles.add(WriteStream(container, name))
+    return instance.handles.add(WriteStream(container, name), name)
 
 
 async def _list_objects(instance: Instance, handle: int) -> list[str]:

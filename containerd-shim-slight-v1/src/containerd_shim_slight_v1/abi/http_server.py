@@ -34,18 +34,23 @@ async def _new(instance: Instance) -> int:
 
 
 async def _new_with_base(instance: Instance, base: str) -> int:
-    return instance.handles.add(Router.with_base(base))
+    return _added(instance, Router.with_base(base))
 
 
 def _adds(method: str) -> Callable[[Instance, int, str, str], Awaitable[int]]:
     async def add(instance: Instance, handle: int, pattern: str, handler: str) -> int:
         router = instance.handles.get(handle, Router)
         try:
-            return instance.handles.add(router.add(method, pattern, handler))
+            return _added(instance, router.add(method, pattern, handler))
         except ValueError as exc:
             raise RouterError(str(exc)) from None
 
     return add
+
+
+def _added(instance: Instance, router: Router) -> int:
+    texts = [text for route in router.routes for text in (route.pattern, route.handler)]
+    return instance.handles.add(router, router.base, *texts)
 
 
 async def _serve(instance: Instance, address: str, handle: int) -> int:

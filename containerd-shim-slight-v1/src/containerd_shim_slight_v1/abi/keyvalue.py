@@ -38,7 +38,7 @@ _ERROR: Final = Variant(
 async def _open(instance: Instance, name: str) -> int:
     backend: KeyValueBackend = instance.services.backend(KEYVALUE, name)
     await backend.open(name)
-    return instance.handles.add(OpenStore(backend, name))
+    return instance.handles.add(OpenStore(backend, name), name)
 
 
 async def _get(instance: Instance, handle: int, key: str) -> bytes:

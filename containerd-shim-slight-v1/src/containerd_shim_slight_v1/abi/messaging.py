@@ -44,7 +44,7 @@ def _backend(instance: Instance, name: str) -> MessagingBackend:
 
 
 async def _open_publisher(instance: Instance, name: str) -> int:
-    return instance.handles.add(OpenPublisher(_backend(instance, name), name))
+    return instance.handles.add(OpenPublisher(_backend(instance, name), name), name)
 
 
 async def _publish(instance: Instance, handle: int, message: bytes, topic: str) -> None:
@@ -53,7 +53,7 @@ async def _publish(instance: Instance, handle: int, message: bytes, topic: str) 
 
 
 async def _open_subscriber(instance: Instance, name: str) -> int:
-    return instance.handles.add(OpenSubscriber(_backend(instance, name), name))
+    return instance.handles.add(OpenSubscriber(_backend(instance, name), name), name)
 
 
 async def _subscribe(instance: Instance, handle: int, topic: str) -> str:
@@ -67,7 +67,7 @@ async def _receive(instance: Instance, handle: int, token: str) -> bytes:
 
 
 async def _open_old_subscriber(instance: Instance, name: str) -> int:
-    return instance.handles.add(OldSubscriber(_backend(instance, name), name))
+    return instance.handles.add(OldSubscriber(_backend(instance, name), name), name)
 
 
 async def _old_subscribe(instance: Instance, handle: int, topic: str) -> None:
@@ -79,7 +79,7 @@ async def _old_receive(instance: Instance, handle: int) -> bytes:
 
 
 async def _open_queue(instance: Instance, name: str) -> int:
-    return instance.handles.add(OpenQueue(_backend(instance, name), name))
+    return instance.handles.add(OpenQueue(_backend(instance, name), name), name)
 
 
 async def _send(instance: Instance, handle: int, message: bytes) -> None:

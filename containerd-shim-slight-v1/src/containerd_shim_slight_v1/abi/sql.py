@@ -67,7 +67,7 @@ async def _exec(instance: Instance, handle: int, statement: int) -> None:
 
 async def _prepare(instance: Instance, text: str, parameters: list[str]) -> int:
     try:
-        return instance.handles.add(Statement(text, tuple(parameters)))
+        return instance.handles.add(Statement(text, tuple(parameters)), text, *parameters)
     except TooManyHandlesError as exc:  # there is no other way to say it
         raise AbiError(str(exc)) from None
 
