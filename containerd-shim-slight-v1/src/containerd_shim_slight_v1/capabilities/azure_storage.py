@@ -31,6 +31,7 @@ from containerd_shim_slight_v1.capabilities.rest import (
     RestClient,
     place,
 )
+from containerd_shim_slight_v1.capabilities.xml_answers import XmlError, parse_xml
 
 _VERSION: Final = "2021-12-02"
 _CONTAINER: Final = re.compile(r"[a-z0-9](-?[a-z0-9]){2,62}|\$root")
@@ -116,8 +117,8 @@ class AzureStorage:
         while True:
             answer = await self.ask("GET", container, query=query, most_bytes=_MAX_PAGE_BYTES)
             try:
-                document = ElementTree.fromstring(answer.body)
-            except ElementTree.ParseError:
+                document = await parse_xml(answer.body)
+            except XmlError:
                 raise AzureError(
                     f"{await self._where()}: unknown answer", "", answer.status
                 ) from None

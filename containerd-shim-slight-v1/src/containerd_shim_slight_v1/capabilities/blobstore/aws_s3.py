@@ -33,6 +33,7 @@ from containerd_shim_slight_v1.capabilities.blobstore.base import (
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.listing import Names
 from containerd_shim_slight_v1.capabilities.rest import MAX_SMALL_BYTES, RestAnswer, RestError
+from containerd_shim_slight_v1.capabilities.xml_answers import XmlError, parse_xml
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_NAME_BYTES: Final = 1024
@@ -52,7 +53,8 @@ class Backend(BlobBackend):
 
     async def container_info(self, container: str) -> ContainerInfo:
         created = 0
-        for bucket in _parsed(await self._s3.ask("GET", "")).iterfind("Buckets/Bucket"):
+        document = await _parsed(await self._s3.ask("GET", ""))
+        for bucket in document.iterfind("Buckets/Bucket"):
             if bucket.findtext("Name") == container:
                 created = _iso_seconds(bucket.findtext("CreationDate", ""))
         return ContainerInfo(container, created)
@@ -70,7 +72,7 @@ class Backend(BlobBackend):
         names = Names(f"container {container!r}", BlobError)
         query = {"list-type": "2", "encoding-type": "url"}  # names may have what XML has not
         while True:
-            document = _parsed(await self._s3.ask("GET", container, query=query))
+            document = await _parsed(await self._s3.ask("GET", container, query=query))
             plain = document.findtext("EncodingType") != "url"
             keys = [key.text or "" for key in document.iterfind("Contents/Key")]
             names.add(keys if plain else map(unquote_plus, keys))
@@ -92,7 +94,7 @@ class Backend(BlobBackend):
 
     async def begin(self, container: str, name: str) -> Upload:
         answer = await self._s3.ask("POST", container, _checked(name), {"uploads": ""})
-        upload = _parsed(answer).findtext("UploadId")
+        upload = (await _parsed(answer)).findtext("UploadId")
         if not upload:
             raise BlobError(f"object {name!r}: the server begins no upload")
         return _Parts(self._s3, container, name, upload)
@@ -113,7 +115,7 @@ class Backend(BlobBackend):
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest())
         headers = {"content-md5": digest.decode(), "content-type": "application/xml"}
         answer = await self._s3.ask("POST", container, "", {"delete": ""}, headers, body)
-        if (error := _parsed(answer).find("Error")) is not None:
+        if (error := (await _parsed(answer)).find("Error")) is not None:
             code = error.findtext("Code", "")
             raise BlobError(f"{await self._s3.service.where()} does not delete all: {code[:100]}")
 
@@ -139,7 +141,7 @@ class _Parts(Upload):
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         answer = await self._s3.ask("POST", self._container, self._name, self._query, body=body)
         # It may fail after S3 has begun to answer.
-        if _parsed(answer).tag == "Error":
+        if (await _parsed(answer)).tag == "Error":
             raise BlobError(f"object {self._name!r}: the server does not join its parts")
 
     async def abandon(self) -> None:
@@ -176,7 +178,7 @@ class _S3:
             raise BlobError(str(exc)) from None
         if answer.status < HTTPStatus.BAD_REQUEST:
             return answer
-        code = _error_code(answer)
+        code = await _error_code(answer)
         shown = f": {code}" if code.isalnum() else ""
         message = f"{await self.service.where()} answers {answer.status}{shown}"
         # The answer to HEAD has no body that says more.
@@ -198,29 +200,29 @@ def _checked(name: str) -> str:
     return name
 
 
-def _parsed(answer: RestAnswer) -> ElementTree.Element:
+async def _parsed(answer: RestAnswer) -> ElementTree.Element:
     try:
-        return ElementTree.fromstring(_NAMESPACE.sub(b"", answer.body, count=1))
-    except ElementTree.ParseError:
+        return await parse_xml(_NAMESPACE.sub(b"", answer.body, count=1))
+    except XmlError:
         raise BlobError(f"unknown answer with status {answer.status}") from None
 
 
-def _error_code(answer: RestAnswer) -> str:
+async def _error_code(answer: RestAnswer) -> str:
     try:
-        return _parsed(answer).findtext("Code", "")[:100]
+        return (await _parsed(answer)).findtext("Code", "")[:100]
     except BlobError:
         return ""
 
 
 def _seconds(headers: Mapping[str, str], name: str) -> int:
     try:
-        return int(parsedate_to_datetime(headers[name]).timestamp())
+        return max(int(parsedate_to_datetime(headers[name]).timestamp()), 0)
     except (KeyError, ValueError):
         return 0
 
 
 def _iso_seconds(text: str) -> int:
     try:
-        return int(datetime.fromisoformat(text).timestamp())
+        return max(int(datetime.fromisoformat(text).timestamp()), 0)
     except ValueError:
         return 0

@@ -90,10 +90,10 @@ class Backend(BlobBackend):
         return _Blocks(self._storage, container, _checked(name))
 
     async def delete(self, container: str, names: Sequence[str]) -> None:
-        places = asyncio.Semaphore(_DELETES_AT_ONCE)
+        left = iter(names)
 
-        async def delete_one(name: str) -> None:
-            async with places:
+        async def delete_in_turn() -> None:
+            for name in left:
                 with suppress(NoObjectError), _errors(container, name):
                     await self._storage.ask(
                         "DELETE",
@@ -104,8 +104,8 @@ class Backend(BlobBackend):
 
         try:
             async with asyncio.TaskGroup() as group:
-                for name in names:
-                    group.create_task(delete_one(name))
+                for _ in range(min(_DELETES_AT_ONCE, len(names))):
+                    group.create_task(delete_in_turn())
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
@@ -150,7 +150,7 @@ def _checked(name: str) -> str:
 
 def _seconds(headers: Mapping[str, str], name: str) -> int:
     try:
-        return int(parsedate_to_datetime(headers[name]).timestamp())
+        return max(int(parsedate_to_datetime(headers[name]).timestamp()), 0)
     except (KeyError, ValueError):
         return 0
 
