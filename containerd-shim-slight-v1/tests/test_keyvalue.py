@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -208,6 +209,37 @@ def test_too_many_keys(files: Backend, store: Path, monkeypatch: pytest.MonkeyPa
     (store / "c").touch()
     with pytest.raises(StoreIoError, match="store 'store' has more than 2 names"):
         asyncio.run(files.keys("store"))
+
+
+def test_others_are_served_while_files_are_read(files: Backend, store: Path) -> None:
+    """A value or a list is many turns of the loop; who is cut off leaves nothing."""
+    for number in range(5000):
+        (store / f"{number}").touch()
+
+    async def turns_of(work: Coroutine[Any, Any, Any]) -> int:
+        turns, task = 0, asyncio.create_task(work)
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        task.result()
+        return turns
+
+    async def main() -> None:
+        value = bytes(range(256)) * (1 << 15)
+        assert await turns_of(files.keys("store")) > 4
+        assert await turns_of(files.set("store", "large", value)) > 6
+        assert await turns_of(files.get("store", "large")) > 6
+        assert await files.get("store", "large") == value
+        setting = asyncio.create_task(files.set("store", "large", bytes(8 << 20)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        setting.cancel()
+        await asyncio.wait((setting,))
+        assert setting.cancelled()
+        assert await files.get("store", "large") == value
+
+    asyncio.run(main())
+    assert len(list(store.iterdir())) == 5001
 
 
 def test_errors_have_the_cases_of_the_interface() -> None:

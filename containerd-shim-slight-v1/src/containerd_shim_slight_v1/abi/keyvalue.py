@@ -41,7 +41,7 @@ async def _open(instance: Instance, name: str) -> int:
     return instance.handles.add(OpenStore(backend, name), name)
 
 
-async def _get(instance: Instance, handle: int, key: str) -> bytes:
+async def _get(instance: Instance, handle: int, key: str) -> bytes | bytearray:
     store = instance.handles.get(handle, OpenStore)
     return await store.backend.get(store.name, key)
 

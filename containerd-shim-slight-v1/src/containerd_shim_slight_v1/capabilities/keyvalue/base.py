@@ -80,7 +80,7 @@ class KeyValueBackend(ABC):
         """Check that a store of this name can be used; it need not exist. Raises KeyValueError."""
 
     @abstractmethod
-    async def get(self, store: str, key: str) -> bytes:
+    async def get(self, store: str, key: str) -> bytes | bytearray:
         """Return a value. Raises KeyNotFoundError, KeyValueError."""
 
     @abstractmethod

@@ -2,6 +2,8 @@
 
 It is kept as long as that directory is: the container's life, or longer on a volume.
 
+Values and lists are dealt with in pieces, between which others are served.
+
 What is no regular file is nobody's value. Of a key, ``%``, ``/``, NUL and a dot in front are
 written as in a URL; file names that begin with a dot are values under way.
 
@@ -10,11 +12,14 @@ Source: SpiderLightning 0.5 crates/keyvalue/src/implementors/filesystem.rs.
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, islice
+from typing import Final
 from urllib.parse import unquote
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
@@ -36,6 +41,9 @@ from containerd_shim_slight_v1.capabilities.keyvalue.base import (
 )
 from containerd_shim_slight_v1.capabilities.listing import Names
 
+_PIECE_BYTES: Final = 1 << 20
+_ENTRIES: Final = 1000
+
 
 class Backend(KeyValueBackend):
     """See the module."""
@@ -51,15 +59,15 @@ class Backend(KeyValueBackend):
         with self._opened(store):
             pass
 
-    async def get(self, store: str, key: str) -> bytes:
+    async def get(self, store: str, key: str) -> bytes | bytearray:
         name = _file_name(key)
         with self._opened(store) as directory:
             try:
                 descriptor = os.open(name, READ, dir_fd=directory)
             except FileNotFoundError:
                 raise KeyNotFoundError(key) from None
-            with open(descriptor, "rb") as file:
-                return _read(file.fileno(), key)
+            with open(descriptor, "rb", buffering=0) as file:
+                return await _read(file, key)
 
     async def set(self, store: str, key: str, value: bytes) -> None:
         name = _file_name(key)
@@ -69,7 +77,7 @@ class Backend(KeyValueBackend):
             # Whoever reads gets the old value or the new one.
             temporary = f".{os.getpid()}-{next(self._numbers)}".encode()
             try:
-                _write_new(directory, temporary, value)
+                await _write_new(directory, temporary, value)
                 os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
                 _remove_quietly(directory, temporary)
@@ -78,10 +86,9 @@ class Backend(KeyValueBackend):
     async def keys(self, store: str) -> list[str]:
         keys = Names(f"store {store!r}", StoreIoError)
         with self._opened(store) as directory, os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or not entry.is_file(follow_symlinks=False):
-                    continue
-                keys.add((_key_of(entry.name),))
+            while some := list(islice(entries, _ENTRIES)):
+                keys.add(_key_of(entry.name) for entry in some if _is_value(entry))
+                await asyncio.sleep(0)
         return list(keys)
 
     async def delete(self, store: str, key: str) -> None:
@@ -123,19 +130,32 @@ def _key_of(name: str) -> str:
     return unquote(os.fsencode(name).decode(errors="replace"))
 
 
-def _read(descriptor: int, key: str) -> bytes:
-    status = os.fstat(descriptor)
+def _is_value(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
+
+
+async def _read(file: io.FileIO, key: str) -> bytearray:
+    status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise StoreIoError(f"key {key!r}: its file is not a regular one")
     if status.st_size > MAX_VALUE_BYTES:
         raise StoreIoError(f"key {key!r}: {status.st_size} bytes, more than {MAX_VALUE_BYTES}")
-    with open(descriptor, "rb", closefd=False) as file:
-        return file.read(MAX_VALUE_BYTES)
+    # Not made or joined in one turn, which would be as long as copying it all.
+    content = bytearray()
+    while len(content) < status.st_size and (piece := file.read(_PIECE_BYTES)):
+        content += piece
+        if len(piece) == _PIECE_BYTES:
+            await asyncio.sleep(0)
+    return content
 
 
-def _write_new(directory: int, name: bytes, value: bytes) -> None:
-    with open(os.open(name, CREATE, 0o644, dir_fd=directory), "wb") as file:
-        file.write(value)
+async def _write_new(directory: int, name: bytes, value: bytes) -> None:
+    with open(os.open(name, CREATE, 0o644, dir_fd=directory), "wb", buffering=0) as file:
+        left = memoryview(value)
+        while left:
+            left = left[file.write(left[:_PIECE_BYTES]) :]
+            if left:
+                await asyncio.sleep(0)
 
 
 def _remove_quietly(directory: int, name: bytes) -> None:
