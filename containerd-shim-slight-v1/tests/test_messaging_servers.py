@@ -313,3 +313,16 @@ def test_messages_that_nobody_takes_wait_at_the_mqtt_server(
             assert found == [str(number).encode() for number in range(100)]
 
         image.run(main)
+
+
+@pytest.mark.parametrize("host", ["mqtt://user:s3cret@127.0.0.1", "user:s3cret@127.0.0.1", ""])
+def test_host_of_mqtt_that_is_none(image: Image, host: str) -> None:
+    """It may be a URL with a password, which guests and logs are not told."""
+    image.slightfile(MQTT.slightfile((host, 1883)))
+    image.guest("messaging")
+
+    async def main(port: int) -> None:
+        answer = await Guest(port).ask("PUT", "topic", "box", "topic", body=b"x")
+        assert answer == (418, b"7 MOSQUITTO_HOST is no name or address of a host")
+
+    image.run(main)

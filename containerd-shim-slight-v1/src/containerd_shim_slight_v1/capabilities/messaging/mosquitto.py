@@ -26,6 +26,7 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
     check_size,
 )
 from containerd_shim_slight_v1.capabilities.messaging.subscriptions import Subscriptions
+from containerd_shimkit.hosts import HostError, parse_host
 from containerd_shimkit.mqtt.connection import (
     ConnectError,
     MqttConnection,
@@ -88,7 +89,7 @@ class Backend(MessagingBackend):
 
     async def open(self, max_message_bytes: int | None = None) -> MqttConnection:
         """Return a new connection. Raises MessagingError, ConfigValueError."""
-        host, port = await self.context.value("MOSQUITTO_HOST"), await self._port()
+        host, port = await self._host(), await self._port()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await open_connection(
@@ -109,14 +110,23 @@ class Backend(MessagingBackend):
                 self._publisher = await self.open()
             return self._publisher
 
+    async def _host(self) -> str:
+        host = await self.context.value("MOSQUITTO_HOST")
+        try:
+            parse_host(f"[{host}]" if ":" in host else host)
+        except HostError:
+            # It may be a URL, with a password.
+            raise MessagingError("MOSQUITTO_HOST is no name or address of a host") from None
+        return host
+
     async def _port(self) -> int:
         text = await self.context.value("MOSQUITTO_PORT")
         if not text.isascii() or not text.isdecimal() or not 0 < int(text[:6]) < 65536:
-            raise MessagingError(f"MOSQUITTO_PORT is {text[:16]!r}, which is no port")
+            raise MessagingError("MOSQUITTO_PORT is no port")
         return int(text)
 
     async def _server(self) -> str:
-        return f"{await self.context.value('MOSQUITTO_HOST')}:{await self._port()}"
+        return f"{await self._host()}:{await self._port()}"
 
 
 class _Subscription:
