@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import aiokafka.codec
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import UnsupportedCodecError
 
 from containerd_shim_slight_v1.capabilities.messaging import (
     confluent_apache_kafka,
+    kafka_codecs,
     kafka_consumer,
 )
 from containerd_shim_slight_v1.capabilities.messaging.kafka_consumer import Deliveries
@@ -180,6 +183,50 @@ def test_compressed_messages_of_others(app: Image, kafka: Server, codec: str) ->
         assert await guest.receive_one(token) == bytes(10_000)
 
     app.run(main)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_batch_that_becomes_too_large(
+    app: Image, kafka: Server, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand bytes may be sixteen million, and whoever publishes says how many."""
+    monkeypatch.setattr(kafka_codecs, "MAX_BATCH_BYTES", 1 << 20)
+    topic = f"large-{codec}"
+
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        token = await guest.subscribe(topic)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=kafka.address,
+            compression_type=codec,
+            max_request_size=1 << 25,
+            max_batch_size=1 << 25,
+        )
+        await producer.start()
+        await producer.send_and_wait(topic, bytes(2 << 20))
+        await producer.stop()
+        async with asyncio.timeout(60):
+            while (answer := await guest.ask("GET", "subscription", "box", token)) == (200, b""):
+                pass
+        assert answer == (418, b"6 a message is compressed in an unknown way, or becomes too large")
+
+    app.run(main)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_decoders(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_codecs, "MAX_BATCH_BYTES", 1 << 20)
+    encode = getattr(aiokafka.codec, f"{codec}_encode")
+    decode = getattr(kafka_codecs, f"{codec}_decode")
+    for content in (b"", bytes(range(256)) * 300, bytes(1 << 20)):
+        data = encode(content)
+        assert decode(data) == content
+        assert decode(memoryview(data)) == content
+        with pytest.raises(UnsupportedCodecError):
+            decode(data[: len(data) * 2 // 3])
+    for hostile in (encode(bytes((1 << 20) + 1)), b"\xff" * 30, b"\x82SNAPPY\0" + bytes(30)):
+        with pytest.raises(UnsupportedCodecError):
+            decode(hostile)
 
 
 def test_guests_of_the_older_generation(app: Image) -> None:

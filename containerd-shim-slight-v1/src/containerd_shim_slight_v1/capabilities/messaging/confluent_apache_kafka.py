@@ -153,7 +153,9 @@ class Backend(MessagingBackend):
             with self._consumers.used(token) as consumer:
                 return await consumer.receive()
         except UnsupportedCodecError:
-            raise UnsupportedFormatError("a message is compressed in an unknown way") from None
+            raise UnsupportedFormatError(
+                "a message is compressed in an unknown way, or becomes too large"
+            ) from None
         except KafkaError as exc:
             # A member that has failed once need not work again.
             await self._consumers.remove(token)

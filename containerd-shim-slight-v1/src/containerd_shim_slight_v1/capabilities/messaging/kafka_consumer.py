@@ -30,6 +30,9 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
     ServiceUnavailableError,
     TopicNotFoundError,
 )
+from containerd_shim_slight_v1.capabilities.messaging.kafka_codecs import bound_decoders
+
+bound_decoders()
 
 _FETCH_BYTES: Final = 512 << 10
 """How much a consumer has of what nobody has received yet, or one message that is larger."""
