@@ -10,7 +10,7 @@ ENGINES_SOURCES := containerd-shim-wws-v1/engines
 ENGINES_RESULTS := containerd-shim-wws-v1/src/containerd_shim_wws_v1/engines
 ENGINES := $(ENGINES_RESULTS)/javascript.wasm $(ENGINES_RESULTS)/python.wasm
 # What is made first, and so when the toolchain must be there.
-ENGINES_STARTS = $(QUICKJS)/.stamp
+ENGINES_STARTS = $(QUICKJS)/.stamp $(CPYTHON)/.stamp
 
 .PHONY: engines
 engines: $(ENGINES)  ## build the engines of JavaScript and Python for wws workers

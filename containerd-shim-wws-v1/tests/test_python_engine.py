@@ -315,7 +315,7 @@ def echo(request: OutgoingRequest) -> OutgoingResponse:
         [request.method, request.uri, request.headers, (request.body or b"").decode("latin-1")]
     )
     return OutgoingResponse(
-        203, [("X-A", "b"), ("set-cookie", "1"), ("Set-Cookie", "2")], body.encode()
+        203, [("X-A", "bé"), ("set-cookie", "1"), ("Set-Cookie", "2")], body.encode()
     )
 
 
@@ -337,7 +337,7 @@ async def worker(request):
     plain, awaited = {call}, await {call}
     assert plain.content == awaited.content
     assert plain.ok and plain.status == 203
-    assert plain.headers["x-a"] == "b"
+    assert plain.headers["x-a"] == "bé"
     assert plain.headers.get_all("SET-COOKIE") == ["1", "2"]
     return Response.json(plain.json())
 """
@@ -376,7 +376,7 @@ import urllib.request, urllib.error
 def worker(request):
     asked = urllib.request.Request("https://a/b", b"x=1", {"X-A": "b"})
     with urllib.request.urlopen(asked, timeout=5) as response:
-        assert response.status == 203 and response.headers["x-a"] == "b"
+        assert response.status == 203 and response.headers["x-a"] == "bé"
         return Response(response.read())
 """
     response = answer(python, source, send=echo)

@@ -7,6 +7,9 @@
 # Same sources and tools, same bytes, wherever WORK is.
 set -eu
 
+# CPython's Makefile needs make's own rules, which ours turns off; and the user's flags are not for it.
+unset MAKEFLAGS MFLAGS MAKELEVEL CFLAGS CPPFLAGS LDFLAGS
+
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$2"
 work=$(cd "$2" && pwd)

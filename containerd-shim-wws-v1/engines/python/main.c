@@ -155,16 +155,16 @@ static PyObject *take_bytes(struct text text)
 static PyObject *take_outcome(const struct outcome *outcome)
 {
     if (outcome->failed)
-        return Py_BuildValue("(iiN)", 1, outcome->error.kind, take_bytes(outcome->error.message));
+        return Py_BuildValue("(iN)", outcome->error.kind, take_bytes(outcome->error.message));
     PyObject *headers =
         take_headers(outcome->response.headers.data, outcome->response.headers.count);
     PyObject *body = outcome->response.has_body ? take_bytes(outcome->response.body)
                                                 : Py_NewRef(Py_None);
-    return Py_BuildValue("(iiNN)", 0, outcome->response.status, headers, body);
+    return Py_BuildValue("(iNN)", outcome->response.status, headers, body);
 }
 
-/* send_http_request(method, uri, headers, body or None) -> (0, status, headers, body or None), or
-   (1, kind, message).  method, kind: the number of the interface's case. headers: a list of pairs. */
+/* send_http_request(method, uri, headers, body or None) -> (status, headers, body or None), or for
+   an error (kind, message).  method, kind: the number of the interface's case.  headers: pairs. */
 static PyObject *wws_send_http_request(PyObject *module, PyObject *arguments)
 {
     unsigned int method;

@@ -84,9 +84,9 @@ def _draw_anew() -> None:
     if seeds := modules.get("_random_seeds"):
         seeds.draw_anew()
     if uuid := modules.get("uuid"):
-        uuid._node = uuid._last_timestamp = None
+        vars(uuid).update(_node=None, _last_timestamp=None)
     if tempfile := modules.get("tempfile"):
-        tempfile._name_sequence = None
+        vars(tempfile).update(_name_sequence=None)
 
 
 def _is_coroutine_function(function: Any) -> bool:

@@ -219,8 +219,8 @@ class FetchResponse:
         return json.loads(self.content)
 
     def __await__(self) -> Generator[None, None, FetchResponse]:
+        yield from ()
         return self
-        yield  # makes it a generator
 
 
 def fetch(
@@ -242,10 +242,14 @@ def fetch(
     answer = _wws.send_http_request(
         _METHODS.index(method.upper()), url, pairs, None if content is None else bytes(content)
     )
-    if answer[0]:
-        _, kind, message = answer
+    if len(answer) == 2:
+        kind, message = answer
         name = _ERRORS[kind] if kind < len(_ERRORS) else "internal-error"
-        raise FetchError(name, message.decode(errors="replace"))
-    _, status, listed, content = answer
-    came = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in listed)
+        raise FetchError(name, _text(message))
+    status, listed, content = answer
+    came = Headers((_text(name), _text(value)) for name, value in listed)
     return FetchResponse(url, status, came, content or b"")
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
