@@ -468,6 +468,14 @@ DEEP = [
     "class A:\n def __init__(self): A()\ndef worker(request): A()",
     "class A:\n def __eq__(self, other): return self == other\ndef worker(request): A() == A()",
     "def f(n): yield from f(n + 1)\ndef worker(request): list(f(0))",
+    "def f(*a, **k): return g(*a, **k)\ndef g(*a, **k): f(*a, **k)\ndef worker(request): f()",
+    "def f(): return sum(f() for _ in [1])\ndef worker(request): f()",
+    "text = 'exec(text, globals())'\ndef worker(request): exec(text, globals())",
+    "import re\ndef f(m): return re.sub('a', f, 'a')\ndef worker(request): f(1)",
+    "class A:\n def __hash__(self): return hash((self,))\ndef worker(request): {A(): 1}",
+    "class A:\n def __repr__(self): return f'{self!r}'\ndef worker(request): repr(A())",
+    "class A:\n def __setattr__(self, n, v): setattr(self, n, v)\ndef worker(request): A().a = 1",
+    "def f(o): return json.loads('{}', object_hook=f)\ndef worker(request): f(1)",
     "async def f(): await f()\nasync def worker(request): await f()",
     "def worker(request):\n x = []\n for _ in range(100_000): x = [x]\n repr(x)",
     "def worker(request):\n x = []\n for _ in range(100_000): x = [x]\n json.dumps(x)",
@@ -490,6 +498,19 @@ def test_deep_recursion_is_an_error(python: LanguageEngine, source: str) -> None
     last = failure(python, source).strip().splitlines()[-1]
     # The parser says MemoryError, and SyntaxError for the tokenizer's own limit.
     assert last.split(":")[0] in {"RecursionError", "MemoryError", "SyntaxError"}
+
+
+def test_json_at_the_end_of_deep_calls(python: LanguageEngine) -> None:
+    """The stack has room for what C does below the last call that is counted."""
+    source = """
+class Deep:
+    def __getattr__(self, name):
+        return json.loads("[" * 900 + "]" * 900) if len(name) > 70 else getattr(self, name + "x")
+
+def worker(request):
+    return Response(str(len(Deep().x)))
+"""
+    assert answer(python, source)["data"] == "1"
 
 
 def test_recursion_that_programs_need(python: LanguageEngine) -> None:
