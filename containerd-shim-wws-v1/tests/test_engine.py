@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,15 @@ def test_folder_that_is_not_there(image: Image) -> None:
     with pytest.raises(ManifestError) as caught:
         image.prepare()
     assert str(caught.value) == ("/probe.toml:2:1: folders[0]: /missing: No such file or directory")
+
+
+def test_folder_of_the_project_where_there_is_no_mount_of_it(image: Image) -> None:
+    image.worker(config='version = "1"\n[[folders]]\nfrom = "."\nto = "/x"\n')
+    with pytest.raises(ManifestError) as caught:
+        WwsEngine().prepare(replace(image.context(), directories=()))
+    assert str(caught.value).startswith(
+        "/probe.toml:2:1: folders[0]: the whole project can be given only where"
+    )
 
 
 def test_two_files_for_one_route(image: Image, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from containerd_shim_wws_v1.project.files import (
 from containerd_shim_wws_v1.project.routes import Route, RouteTable
 from containerd_shim_wws_v1.project.runtimes import BUILT_IN, Runtimes, load_runtimes
 from containerd_shim_wws_v1.project.worker_config import (
+    Folder,
     UnsupportedFeatureError,
     WorkerConfig,
     parse_worker_config,
@@ -212,15 +213,25 @@ class _Loader:
             if os.path.samestat(os.fstat(descriptor), os.fstat(self._files.fd)):
                 # As a process sees it, it holds what is mounted in the container: see guest_files.
                 os.close(descriptor)
-                folders.readable.extend(
-                    (place, f"{folder.target}/{seen}".replace("//", "/").rstrip("/") or "/")
-                    for place, seen in self._context.directories
-                )
+                folders.readable.extend(self._project_at(folder))
                 continue
             self._directories.append(descriptor)
             # Whatever a worker makes of its directories, this is the one that was meant.
             folders.writable.append((fd_path(descriptor), folder.target))
         return folders
+
+    def _project_at(self, folder: Folder) -> list[tuple[str, str]]:
+        """Return what shows the whole project, and volumes, where a folder says."""
+        found = self._context.directories
+        if not any(seen == "/" for _, seen in found):
+            raise ManifestError(
+                f"{folder.where}: the whole project can be given only where the container has"
+                " /proc, from Linux 5.12 on: name directories of it"
+            )
+        return [
+            (place, f"{folder.target}/{seen}".replace("//", "/").rstrip("/") or "/")
+            for place, seen in found
+        ]
 
     def _module(self, file: str) -> LinkedModule:
         """Return a module of the project, the same for those that share it."""

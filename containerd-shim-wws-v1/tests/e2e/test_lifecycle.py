@@ -108,11 +108,13 @@ def test_values_are_kept_on_a_volume(node: Node, image_of: ImageOf, tmp_path: Pa
     assert (tmp_path / "kv" / "n.json").read_text() == '{"k": "1"}'
 
 
-def test_folder_of_the_kernel_is_refused(node: Node, image_of: ImageOf) -> None:
-    config = 'version = "1"\n[[folders]]\nfrom = "proc/self"\nto = "/mnt"\n'
+@pytest.mark.parametrize("folder", ["proc/self", "sys", "dev", "../proc"])
+def test_folder_of_the_kernel_is_refused(node: Node, image_of: ImageOf, folder: str) -> None:
+    config = f'version = "1"\n[[folders]]\nfrom = "{folder}"\nto = "/mnt"\n'
     image = image_of(node, {"probe.wasm": "probe.wasm", "probe.toml": config})
     refusal = node.run_refused(image)
     assert "/probe.toml:2:1: folders[0]: " in refusal.error
+    assert "these are files of the kernel" in refusal.error
     assert refusal.exit_code == 78
 
 

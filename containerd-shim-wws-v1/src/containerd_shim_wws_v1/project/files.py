@@ -72,7 +72,7 @@ class ProjectFiles:
                     continue
                 # Links to directories are not followed, as upstream.
                 if entry.is_dir(follow_symlinks=False):
-                    if not self._is_mount(entry, path):
+                    if not self._is_mount(path):
                         todo.append(path)
                 elif extension_of(entry.name) in extensions:
                     found.append(path)
@@ -89,13 +89,8 @@ class ProjectFiles:
         finally:
             os.close(descriptor)
 
-    def _is_mount(self, entry: os.DirEntry[str], path: str) -> bool:
-        if path not in _MOUNTS:
-            return False
-        try:
-            return os.stat(path, dir_fd=self.fd, follow_symlinks=False).st_dev != self._device
-        except OSError:
-            return True
+    def _is_mount(self, path: str) -> bool:
+        return path in _MOUNTS and self._device_of(path) != self._device
 
     def open(self, path: str, flags: int = _FILE) -> int:
         """Return a descriptor of a regular file. Raises OSError; ELOOP for what is none."""
@@ -122,10 +117,22 @@ class ProjectFiles:
         except OSError as exc:
             raise ManifestError(f"{where}: {shown(path)}: {exc.strerror}") from exc
         # Those of the process itself are among them: whoever may write to these is no guest.
-        if filesystem_type(descriptor) in _KERNEL_FILES:
+        if self._is_kernels(descriptor):
             os.close(descriptor)
             raise ManifestError(f"{where}: {shown(path)}: these are files of the kernel")
         return descriptor
+
+    def _is_kernels(self, descriptor: int) -> bool:
+        if filesystem_type(descriptor) in _KERNEL_FILES:
+            return True
+        device = os.fstat(descriptor).st_dev
+        return device != self._device and device in map(self._device_of, _MOUNTS)
+
+    def _device_of(self, path: str) -> int | None:
+        try:
+            return os.stat(path, dir_fd=self.fd, follow_symlinks=False).st_dev
+        except OSError:
+            return None
 
     def has(self, path: str) -> bool:
         """Whether there is a regular file."""
