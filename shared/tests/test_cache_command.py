@@ -94,6 +94,39 @@ def test_precompile_of_an_image_without_modules(command: Command, tmp_path: Path
     assert done.stderr == f"{path}: has no WebAssembly module for this machine\n"
 
 
+def test_precompile_of_a_shim_with_modules_of_its_own(
+    command: Command, tmp_path: Path, directory: Path
+) -> None:
+    """Then an image need not have any."""
+    package = tmp_path / "own_modules_of_a_test"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "two.wasm").write_bytes(TWO)
+    (package / "one.wasm").write_bytes(ONE)
+    path = tmp_path / "image.tar"
+    write_image_archive(path, "docker.io/library/a:b", [ImageFile("a")], entrypoint=["/"])
+    run = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+from containerd_shimkit.cli import run
+from containerd_shimkit.runtime import ShimKind
+kind = ShimKind("stub", "", "0", modules={package.name!r})
+sys.exit(run(kind, None, sys.argv[1:]))
+"""
+    for images in ([], [str(path)]):
+        done = subprocess.run(
+            [sys.executable, "-c", run, "precompile", *images],
+            env=os.environ | {"CONTAINERD_WASM_SHIMS_CACHE": str(directory)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        names = [line.split("  ")[0] for line in done.stdout.splitlines()]
+        assert names == ["one.wasm", "two.wasm"]
+    assert len(list(directory.glob("*.cwasm"))) == 2
+
+
 def test_precompile_goes_on_after_a_bad_module(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     files = [ImageFile("bad\n", ONE[:-3]), ImageFile("good", ONE)]

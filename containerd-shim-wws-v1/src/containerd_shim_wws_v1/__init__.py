@@ -6,4 +6,9 @@ from containerd_shimkit.runtime import ShimKind
 
 __version__ = "0.1.0"
 
-KIND = ShimKind("wws", "containerd_shim_wws_v1.engine:WwsEngine", __version__)
+KIND = ShimKind(
+    "wws",
+    "containerd_shim_wws_v1.engine:WwsEngine",
+    __version__,
+    modules="containerd_shim_wws_v1.engines",
+)

@@ -135,8 +135,8 @@ def _run_for_people(kind: ShimKind, arguments: list[str]) -> int:
     else:
         from containerd_shimkit.precompile import define_precompile_command, run_precompile_command
 
-        define_precompile_command(parser)
-        run_it = run_precompile_command
+        define_precompile_command(parser, kind)
+        run_it = partial(run_precompile_command, kind=kind)
     try:
         return run_it(parser.parse_args(arguments[1:]))
     except SystemExit as exc:

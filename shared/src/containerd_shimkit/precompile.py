@@ -20,7 +20,7 @@ from typing import Final
 from containerd_shimkit.errors import ModuleError, NotFoundError, ShimError
 from containerd_shimkit.images import DEFAULT_ADDRESS, ContainerdImage
 from containerd_shimkit.oci.modules import BlobSource, WasmFile, find_modules, open_layout
-from containerd_shimkit.runtime import cache_directory, cache_max_bytes
+from containerd_shimkit.runtime import ShimKind, cache_directory, cache_max_bytes
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 from containerd_shimkit.wasm.compiler import find_or_compile
 
@@ -28,14 +28,16 @@ _NAMESPACES: Final = ("k8s.io", "default")
 _ADDRESS_SPACE_BYTES: Final = 2 << 30  # ours; the compiler's process sets its own limit
 
 
-def define_precompile_command(parser: argparse.ArgumentParser) -> None:
+def define_precompile_command(parser: argparse.ArgumentParser, kind: ShimKind) -> None:
     """Give ``parser`` the arguments that ``run_precompile_command`` takes."""
+    own = " and of this shim itself" if kind.modules else ""
     parser.description = (
-        "Compile the WebAssembly modules of images, so that their first start is as quick as any."
+        f"Compile the WebAssembly modules of images{own}, so that their first start is as quick as "
+        "any."
     )
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*" if kind.modules else "+",
         metavar="IMAGE",
         help="name of an image in containerd, as `ctr images ls` shows it, or path of an OCI "
         "archive or layout",
@@ -56,15 +58,21 @@ def define_precompile_command(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_precompile_command(options: argparse.Namespace) -> int:
-    """Compile all; return 1 if any image or module could not be, or an image has no module."""
+def run_precompile_command(options: argparse.Namespace, kind: ShimKind) -> int:
+    """Compile all; return 1 if any image or module could not be, or an image has no module.
+
+    The apps of a shim with modules of its own may do without any.
+    """
     _limit_memory()
     cache = CompiledModuleCache(Path(cache_directory()), max_bytes=cache_max_bytes())
     good = True
+    for path in map(Path, kind.own_modules()):
+        module = WasmFile(path.name, path.read_bytes())
+        good &= _compile(module, hashlib.sha256(module.data).hexdigest(), cache)
     for name in options.images:
         try:
             with _open_image(name, options.address, options.namespace) as image:
-                good &= _precompile(name, image, cache)
+                good &= _precompile(name, image, cache, may_have_none=bool(kind.modules))
         except (ShimError, OSError, MemoryError) as exc:
             sys.stdout.flush()
             sys.stderr.write(f"{name}: {exc or 'it needs too much memory'}\n")
@@ -92,7 +100,9 @@ def _containerd_image(name: str, address: str, namespaces: list[str]) -> Contain
     raise NotFoundError(f"no such image in namespace {where} of {address}, and no such file")
 
 
-def _precompile(name: str, image: BlobSource, cache: CompiledModuleCache) -> bool:
+def _precompile(
+    name: str, image: BlobSource, cache: CompiledModuleCache, *, may_have_none: bool
+) -> bool:
     """Compile an image's modules and print a line for each; return whether all is well."""
     seen: set[bytes] = set()
     good = True
@@ -101,9 +111,9 @@ def _precompile(name: str, image: BlobSource, cache: CompiledModuleCache) -> boo
         if digest not in seen:
             seen.add(digest)
             good &= _compile(module, digest.hex(), cache)
-    if not seen:
+    if not seen and not may_have_none:
         sys.stderr.write(f"{name}: has no WebAssembly module for this machine\n")
-    return good and bool(seen)
+    return good and (bool(seen) or may_have_none)
 
 
 def _compile(module: WasmFile, digest: str, cache: CompiledModuleCache) -> bool:

@@ -12,11 +12,15 @@ DEFAULT_RUN = "/run/containerd-wasm-shims"
 class ShimKind:
     """One of the shims, as the kit knows it."""
 
-    def __init__(self, name: str, engine: str, version: str) -> None:
-        """name: ``spin``; engine: ``package.module:Class``, empty where there is none yet."""
+    def __init__(self, name: str, engine: str, version: str, modules: str = "") -> None:
+        """name: ``spin``; engine: ``package.module:Class``, empty where there is none yet.
+
+        modules: the package that holds ``.wasm`` files which the shim itself brings along.
+        """
         self.name = name
         self.engine = engine
         self.version = version
+        self.modules = modules
 
     def import_engine(self) -> type:
         """Import the engine's module; return its class. Raises ImportError."""
@@ -24,6 +28,17 @@ class ShimKind:
 
         module, _, name = self.engine.partition(":")
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+    def own_modules(self) -> list[str]:
+        """Return the paths of the modules that the shim brings along."""
+        if not self.modules:
+            return []
+        import importlib.util
+        from pathlib import Path
+
+        spec = importlib.util.find_spec(self.modules)
+        places = (spec.submodule_search_locations if spec is not None else None) or ()
+        return [str(path) for place in places for path in sorted(Path(place).glob("*.wasm"))]
 
     @property
     def binary(self) -> str:
