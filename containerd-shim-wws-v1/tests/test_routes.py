@@ -214,12 +214,33 @@ def test_order_of_files_does_not_matter() -> None:
         ("[...rest].js", "/", {"rest": ""}),
         ("[id]/[...rest].js", "/1/2/3", {"id": "1", "rest": "2/3"}),
         ("x/[id]-[no].js", "/x/a-1", {"id": "a", "no": "1"}),
+        ("[id]-[no].js", "/a-1-2", {"id": "a", "no": "1-2"}),
+        ("[id]-[no].x.js", "/a-1.x", {"id": "a", "no": "1"}),
+        ("[id]-[no].x.js", "/--1.x", {"id": "-", "no": "1"}),
+        ("[a]/v[id].js", "/x/v1", {"a": "x", "id": "1"}),
+        ("[a][b].js", "/123", {"a": "1", "b": "23"}),
+        # What does not fit is given whole, as upstream's own check lets it pass.
+        ("[id]-[no].x.js", "/other", {"id": "other", "no": "other"}),
+        ("[id]-[no].js", "/-", {"id": "-", "no": "-"}),
     ],
 )
 def test_parameters(file: str, path: str, parameters: dict[str, str]) -> None:
     found = RouteTable([Route.of(file)]).find(path)
     assert found is not None
     assert found[1] == parameters
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/" + "-" * 65_000, "/a" * 32_000, "/%61" * 16_000, "/%2f" * 16_000],
+    ids=["one segment", "many segments", "encoded segments", "encoded slashes"],
+)
+def test_long_paths(path: str) -> None:
+    """They hold nobody up: this would take minutes."""
+    files = [f"[a{n}]-[b]-[c]-[d].x.js" for n in range(500)]
+    table = RouteTable(map(Route.of, [*files, "a/a/[...rest].js", "[...all].js"]))
+    for _ in range(20):
+        assert table.find(path) is not None
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from containerd_shimkit.linux.paths import open_in_root
 DIRECTORY: Final = "public"
 NOT_FOUND: Final = "404.html"
 
+_MAX_PATH: Final = 3 * 4096  # PATH_MAX, each byte encoded
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _TOP: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Python's own; a machine's files are not asked, which here are the image's.
@@ -86,7 +87,7 @@ class Assets:
 
     def find(self, path: str) -> Asset | None:
         """Return the file for a URL's path, None if there is none. path: encoded, no prefix."""
-        if self._fd is None:
+        if self._fd is None or len(path) > _MAX_PATH:
             return None
         names = [unquote(part, errors="surrogateescape") for part in path.split("/") if part]
         if any(map(_is_refused, names)):

@@ -26,6 +26,7 @@ _NAME: Final = re.compile(r"\[(\.{3})?(\w+)\]")
 _KEPT: Final = re.compile(r"%(25|2b|2f)", re.IGNORECASE)
 """Escapes that parameters keep: ``%``, ``+`` and ``/``."""
 _SLASHES: Final = re.compile("//+")
+_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
 
 class Kind(IntEnum):
@@ -77,14 +78,14 @@ class Route:
         segments = tuple((segment.kind, segment.text) for segment in self.segments)
         return self.kind, -count if self.kind is Kind.TAIL else count, segments, self.file
 
-    def matches(self, segments: list[str]) -> bool:
-        """segments: of a URL's path, decoded."""
-        if self.kind is not Kind.TAIL and len(segments) != len(self.segments):
+    def matches(self, count: int, segments: list[str]) -> bool:
+        """Return whether a variable route is one for a URL's path.
+
+        count: of its segments.  segments: these decoded, at least as many as the route has.
+        """
+        own = len(self.segments)
+        if count < own or (count > own and self.kind is not Kind.TAIL):
             return False
-        if len(segments) < len(self.segments):
-            return False
-        if self.kind is Kind.STATIC:
-            return segments == [segment.text for segment in self.segments]
         return all(
             own.kind is not Kind.STATIC or own.text == segment
             for own, segment in zip(self.segments, segments, strict=False)
@@ -121,17 +122,19 @@ class RouteTable:
                 self._static[route.path] = route
             else:
                 self._variable.append(route)
+        self._most = max((len(route.segments) for route in self._variable), default=0)
 
     def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """Return the route and its parameters. path: as ``normal_path`` returns it."""
-        raw = path.split("/")[1:]
-        segments = [unquote(segment, errors="replace") for segment in raw]
-        if not any("/" in segment for segment in segments):
-            static = self._static.get("/" + "/".join(segments))
+        if _SLASH.search(path) is None:
+            static = self._static.get(unquote(path, errors="replace"))
             if static is not None:
                 return static, {}
+        # A path may have tens of thousands of segments, a route has few.
+        raw = path.split("/")[1:]
+        segments = [unquote(segment, errors="replace") for segment in raw[: self._most]]
         for route in self._variable:
-            if route.matches(segments):
+            if route.matches(len(raw), segments):
                 return route, route.parameters(raw)
         return None
 
@@ -152,14 +155,28 @@ def _kind(path: str) -> Kind:
 
 def _of_segment(pattern: str, text: str) -> dict[str, str]:
     """Return the parameters of one segment, which may have text around its names."""
-    regex, at = "", 0
-    for found in _NAME.finditer(pattern):
-        regex += f"{re.escape(pattern[at : found.start()])}(.+?)"
-        at = found.end()
-    matched = re.fullmatch(regex + re.escape(pattern[at:]), text)
-    values = matched.groups() if matched else (text,) * len(_NAME.findall(pattern))
     names = [name for _, name in _NAME.findall(pattern)]
+    values = _between(_NAME.sub("\0", pattern).split("\0"), text) or [text] * len(names)
     return {name: _parameter(value) for name, value in zip(names, values, strict=True)}
+
+
+def _between(literals: list[str], text: str) -> list[str] | None:
+    """Return what is between literals, each time as little as possible; None if they do not fit.
+
+    By hand: a regular expression would try all combinations where they do not.
+    """
+    first, *inner, last = literals
+    at, end = len(first), len(text) - len(last)
+    if not text.startswith(first) or not text.endswith(last):
+        return None
+    values = []
+    for literal in inner:
+        stop = text.find(literal, at + 1, end)
+        if stop < 0:
+            return None
+        values.append(text[at:stop])
+        at = stop + len(literal)
+    return [*values, text[at:end]] if at < end else None
 
 
 def _parameter(raw: str) -> str:
