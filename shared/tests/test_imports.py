@@ -99,11 +99,15 @@ def test_modules_import_each_other_in_one_direction() -> None:
     assert not graph, f"circles among {sorted(graph)}"
 
 
-def test_only_precompile_needs_http_2() -> None:
+def test_only_commands_for_people_need_http_2() -> None:
     """Neither what containerd waits for nor the zygote pays for it."""
-    for_people = {f"{KIT}.{name}" for name in ("precompile", "cache_command")}
+    commands = ("precompile", "cache_command", "node.config_command", "node.doctor")
+    for_people = {f"{KIT}.{name}" for name in commands}
     known = {name: set(imports_of(name)) for name in CHECKED}
     assert {name for name in CHECKED if known[name] & for_people} == {f"{KIT}.cli"}
     assert not for_people & set(imports_of(f"{KIT}.cli", top_level=True))
-    assert {name for name in CHECKED if f"{KIT}.rpc.grpc" in known[name]} == {f"{KIT}.images"}
-    assert {name for name in CHECKED if f"{KIT}.images" in known[name]} == {f"{KIT}.precompile"}
+    users = {"rpc.grpc": {"images", "node.daemons"}, "images": {"precompile"}}
+    users["node.daemons"] = {"node.config_command", "node.doctor"}
+    for module, expected in users.items():
+        found = {name for name in CHECKED if f"{KIT}.{module}" in known[name]}
+        assert found == {f"{KIT}.{name}" for name in expected}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from containerd_shimkit.node.config_text import Runtime
+from containerd_shimkit.node.config_text import Runtime, with_runtimes
 from containerd_shimkit.node.configuring import BACKUP_SUFFIX
 from containerd_shimkit.node.places import BASE_TEMPLATE
 from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD
+from containerd_shimkit.testing.k3s import render_k3s_template
 
 Run = Callable[..., tuple[int, str, str]]
 Runtimes = Callable[[Path], dict[str, Runtime]]
@@ -92,6 +94,48 @@ def test_written_twice_and_taken_out(
     else:
         assert file.read_text() == text
         assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+@ON_EACH_CONTAINERD
+def test_default_runtime_stays(
+    tmp_path: Path, run: Run, runtimes: Runtimes, containerd: list[str]
+) -> None:
+    """Up to containerd 1.7 it is gone as soon as another is named, and CRI does not start."""
+    file = tmp_path / "config.toml"
+    for form in ("none", "empty", "version 1", "version 2"):
+        text = FORMS[form]
+        file.write_text(text or "")
+        before = runtimes(file)["runc"]
+        where = ["--file", file, *containerd]
+        assert run("config", "--write", "--with", "wws", *where)[0] == 0
+        assert runtimes(file)["runc"] == before
+        assert run("config", "--write", "--with", "wws", *where)[1].endswith("nothing to change\n")
+        assert run("config", "--remove", *where)[0] == 0
+        assert runtimes(file)["runc"] == before
+        assert run("config", "--remove", *where, kind="wws")[0] == 0
+        assert file.read_text() == (text or "")
+
+
+@ON_EACH_CONTAINERD
+def test_several_at_once(
+    tmp_path: Path, run: Run, runtimes: Runtimes, containerd: list[str]
+) -> None:
+    """All or none of them."""
+    file = tmp_path / "config.toml"
+    text = f"version = 2\n{Runtime('wws', 'io.containerd.wws.v2').lines(2)}"
+    file.write_text(text)
+    both = ["--with", "wws", "--file", file, *containerd]
+    code, out, err = run("config", "--write", *both)
+    assert (code, out) == (1, "")
+    assert 'runtime "wws" is io.containerd.wws.v2 already' in err
+    assert file.read_text() == text
+    file.write_text("version = 2\n")
+    code, out, _ = run("config", "--write", *both)
+    assert out.splitlines()[:2] == [f"{file}: spin is written", f"{file}: wws is written"]
+    assert runtimes(file)["wws"] == WWS
+    code, out, _ = run("config", "--remove", *both)
+    assert out.splitlines()[:2] == [f"{file}: spin is taken out", f"{file}: wws is taken out"]
+    assert file.read_text() == "version = 2\n"
 
 
 @pytest.mark.parametrize("containerd_binary", ["2.4"], indirect=True)
@@ -225,14 +269,80 @@ def test_k3s(
     assert (code, err) == (0, "")
     assert "systemctl restart k3s" in out
     assert template.read_text().count(BASE_TEMPLATE) == 1
-    config.write_text(template.read_text().replace(BASE_TEMPLATE, made))
+    config.write_text(render_k3s_template(template.read_text(), made))
     assert runtimes(config)["spin"] == SPIN
     assert run("config", "--write", *where)[1] == f"{template}: nothing to change\n"
     assert run("config", "--write", *where, kind="wws")[0] == 0
-    config.write_text(template.read_text().replace(BASE_TEMPLATE, made))
+    config.write_text(render_k3s_template(template.read_text(), made))
     assert runtimes(config).keys() >= {"spin", "wws"}
     assert run("config", "--remove", *where)[0] == run("config", "--remove", *where, kind="wws")[0]
     assert (template.read_text() if template.exists() else None) == there
+
+
+@ON_EACH_CONTAINERD
+def test_k3s_that_finds_shims_on_its_path(
+    root: Path, run: Run, runtimes: Runtimes, containerd: list[str]
+) -> None:
+    """It names them itself as soon as it starts again, and a table may come only once."""
+    made = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "x"\n'
+    config = write(root, f"{K3S}/config.toml", made)
+    template = root / K3S / "config.toml.tmpl"
+    where = ["--root", root, *containerd]
+    assert run("config", "--write", "--with", "wws", *where)[0] == 0
+    config.write_text(render_k3s_template(template.read_text(), made, {"wws": WWS.type}))
+    assert runtimes(config).keys() >= {"spin", "wws"}
+    code, out, err = run("config", "--write", "--with", "slight", *where)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{template}: slight is written\n")
+    config.write_text(render_k3s_template(template.read_text(), made, {"wws": WWS.type}))
+    assert runtimes(config).keys() >= {"spin", "slight", "wws"}
+    assert run("config", "--remove", "--with", "slight", "--with", "wws", *where)[0] == 0
+    assert not template.exists()
+
+
+def test_condition_of_the_template_is_go_s(tmp_path: Path) -> None:
+    """A k3s that knows no runtimes, and one that has found the shim, as Go renders for them."""
+    if (go := shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")) is None:
+        pytest.skip("needs go")
+    text = with_runtimes(BASE_TEMPLATE, [SPIN, WWS], 2, in_k3s_template=True)
+    program = write(tmp_path, "render.go", RENDER)
+    for found, expected in (("", ["spin", "wws"]), ("wws", ["spin"])):
+        done = subprocess.run(
+            [go, "run", program, found],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=100,
+        )
+        assert done.stdout.startswith("BASE\n")
+        assert [each for each in ("spin", "wws") if f"runtimes.{each}]" in done.stdout] == expected
+
+
+RENDER = """\
+package main
+
+import (
+    "io"
+    "os"
+    "text/template"
+)
+
+type runtime struct{ RuntimeType, BinaryName string }
+
+func main() {
+    text, _ := io.ReadAll(os.Stdin)
+    t := template.Must(template.New("config").Parse(string(text)))
+    template.Must(t.New("base").Parse("BASE"))
+    data := struct{ ExtraRuntimes map[string]runtime }{}
+    if found := os.Args[1]; found != "" {
+        data.ExtraRuntimes = map[string]runtime{found: {"io.containerd." + found + ".v1", "/x"}}
+    }
+    if err := t.Execute(os.Stdout, data); err != nil {
+        panic(err)
+    }
+}
+"""
 
 
 def test_k3s_that_has_found_the_shim_itself(root: Path, run: Run, containerd: list[str]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from containerd_shimkit.node.doctor import Daemon, Finding, State, examine, find_daemons
+from containerd_shimkit.node.daemons import Daemon, find_daemons
+from containerd_shimkit.node.doctor import Finding, State, examine
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.testing.containerd import Containerd
 from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD, running_containerd
@@ -71,7 +72,8 @@ def test_nothing_is_installed(
     with running_containerd(
         tmp_path / "containerd", shims, shims_home, binary=containerd_binary
     ) as daemon:
-        program, runtime = failed(look(daemon))
+        silent, program, runtime = failed(look(daemon))
+        assert silent.what.endswith("runs no pods: it runs, but its CRI plugin does not")
         assert program.what == f"containerd ({daemon.pid}) finds no {SPIN.binary}"
     assert program.advice.startswith(f"copy it to one of {shims}:")
     assert 'has no runtime "spin"' in runtime.what
@@ -98,6 +100,20 @@ def test_other_runtime_and_a_file_not_read_yet(
 
 def find_daemons_of(daemon: Containerd) -> list[Daemon]:
     return [found for found in find_daemons(Path("/proc")) if found.pid == daemon.pid]
+
+
+@ON_EACH_CONTAINERD
+def test_containerd_in_a_container_is_not_the_node_s(
+    tmp_path: Path, shims: Path, shims_home: Path, containerd_binary: str
+) -> None:
+    """Docker in Docker, kind: it has mounts of its own."""
+    wrapper = tmp_path / "containerd"
+    wrapper.write_text(f'#!/bin/sh\nexec unshare --mount {shutil.which(containerd_binary)} "$@"\n')
+    wrapper.chmod(0o755)
+    place = tmp_path / "place"
+    with running_containerd(place, shims, shims_home, binary=str(wrapper)) as daemon:
+        assert Path(f"/proc/{daemon.pid}/comm").read_text() == "containerd\n"
+        assert find_daemons_of(daemon) == []
 
 
 def test_directory_without_execution(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from containerd_shimkit.node.config_text import CRI_PLUGINS, Runtime
+from containerd_shimkit.node.config_text import CRI_PLUGINS, Runtime, ours_in
 from containerd_shimkit.node.configuring import (
+    Change,
     Configuration,
     find_containerd,
     restart,
     write,
 )
+from containerd_shimkit.node.daemons import find_daemons
 from containerd_shimkit.node.places import Place, find_place, ordinary_place
 from containerd_shimkit.runtime import ShimKind
 
@@ -30,7 +33,17 @@ def define_config_command(parser: argparse.ArgumentParser, kind: ShimKind) -> No
     act.add_argument("-write", "--write", action="store_true", help="write it, if it is not there")
     act.add_argument("-remove", "--remove", action="store_true", help="take out what --write wrote")
     parser.add_argument(
-        "-restart", "--restart", action="store_true", help="restart containerd if anything changed"
+        *("-restart", "--restart"),
+        action="store_true",
+        help="restart containerd if anything changed, or if it has not read yet what did before",
+    )
+    parser.add_argument(
+        *("-with", "--with"),
+        dest="others",
+        action="append",
+        default=[],
+        metavar="SHIM",
+        help="another of these shims, in the same change: spin, slight, wws; may be repeated",
     )
     parser.add_argument(
         "-handler",
@@ -69,19 +82,25 @@ def run_config_command(options: argparse.Namespace, kind: ShimKind) -> int:
     place = _place(options)
     program = options.containerd or find_containerd(place)
     configuration = Configuration(place, program, options.config_version)
+    handlers = list(dict.fromkeys([options.handler, *options.others]))
     if options.remove:
-        return _apply(configuration, None, options)
-    runtime = Runtime(
-        options.handler,
-        kind.runtime,
-        systemd_cgroup=options.cgroup_driver == "systemd"
+        return _remove(configuration, handlers, options)
+    systemd = (
+        options.cgroup_driver == "systemd"
         if options.cgroup_driver
-        else configuration.systemd_cgroup(),
+        else configuration.systemd_cgroup()
     )
+    runtimes = [
+        Runtime(
+            name, kind.runtime if name == options.handler else f"io.containerd.{name}.v1", systemd
+        )
+        for name in handlers
+    ]
     if options.write:
-        return _apply(configuration, runtime, options)
+        return _add(configuration, runtimes, options)
     sys.stdout.write(f"# {place.distribution}: {place.file}\n")
-    sys.stdout.write(runtime.lines(configuration.version))
+    for runtime in runtimes:
+        sys.stdout.write(runtime.lines(configuration.version, in_k3s_template=place.is_template))
     return 0
 
 
@@ -91,25 +110,51 @@ def _place(options: argparse.Namespace) -> Place:
     return find_place(options.root)
 
 
-def _apply(
-    configuration: Configuration, runtime: Runtime | None, options: argparse.Namespace
+def _add(
+    configuration: Configuration, runtimes: Sequence[Runtime], options: argparse.Namespace
 ) -> int:
-    """Add or remove a runtime, and say what was done."""
-    place = configuration.place
-    if runtime is None:
-        change = configuration.removing(options.handler)
-    else:
-        change = configuration.adding(runtime)
+    change = configuration.adding(runtimes)
+    if not change.is_none:
+        configuration.check(change, runtimes)
+    new = [r.handler for r in runtimes if r not in ours_in(change.before or "").values()]
+    return _apply(configuration.place, change, new, "written", options)
+
+
+def _remove(
+    configuration: Configuration, handlers: Sequence[str], options: argparse.Namespace
+) -> int:
+    change = configuration.removing(handlers)
+    if not change.is_none:
+        configuration.check(change)
+    there = ours_in(change.before or "")
+    old = [handler for handler in handlers if handler in there]
+    return _apply(configuration.place, change, old, "taken out", options)
+
+
+def _apply(
+    place: Place, change: Change, handlers: Sequence[str], done: str, options: argparse.Namespace
+) -> int:
+    """Make a change, and say what was done."""
     if change.is_none:
         sys.stdout.write(f"{place.file}: nothing to change\n")
-        return 0
-    configuration.check(change, runtime)
-    write(change)
-    done = "written" if runtime is not None else "taken out"
-    sys.stdout.write(f"{place.file}: {options.handler} is {done}\n")
-    if options.restart:
+    else:
+        write(change)
+        for handler in handlers:
+            sys.stdout.write(f"{place.file}: {handler} is {done}\n")
+    unread = not change.is_none or _is_unread(place)
+    if unread and options.restart:
         restart(place)
         sys.stdout.write(f"done: {' '.join(place.restart)}\n")
-    else:
+    elif unread:
         sys.stdout.write(f"containerd reads it when it is restarted: {' '.join(place.restart)}\n")
     return 0
+
+
+def _is_unread(place: Place) -> bool:
+    """Whether a containerd that runs is older than its configuration."""
+    return any(
+        daemon.is_older_than(file)
+        for daemon in find_daemons()
+        if daemon.config == place.read
+        for file in {place.file, place.read}
+    )

@@ -3,8 +3,13 @@
 What is added stands at the end, between two lines of comment, so that everything else stays as it
 is to the byte, and is again what it was when ours is removed. TOML lets a table follow anywhere.
 
+Up to containerd 1.7 a file that names one runtime takes the default away, ``runc``: where that was
+in force it is named beside ours, as part of what we add. k3s and RKE2 register some shims that they
+find on their PATH, in the file that they make of the template; a table that comes twice is no TOML.
+
 Source: containerd docs/cri/config.md, docs/PLUGINS.md; seen on 1.6.20 and 2.4.2: a file without
-``version`` is of version 1, and every version is read by both.
+``version`` is of version 1, and every version is read by both. k3s: pkg/agent/containerd
+(``findWasiRuntimes``) and pkg/agent/templates, whose field ``ExtraRuntimes`` has what it found.
 """
 
 from __future__ import annotations
@@ -55,14 +60,25 @@ class Runtime:
     """``io.containerd.spin.v1``."""
     systemd_cgroup: bool = False
 
-    def lines(self, version: int) -> str:
-        """Return its tables for a configuration of this version."""
+    @property
+    def is_default(self) -> bool:
+        """Whether it is containerd's own, which is only named so that it stays."""
+        return self.type == "io.containerd.runc.v2"
+
+    def lines(self, version: int, *, in_k3s_template: bool = False) -> str:
+        """Return its tables for a configuration of this version.
+
+        in_k3s_template: left out by k3s where it has registered the handler itself.
+        """
         name = CRI_PLUGINS[version]
         quoted = name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'
         table = f"plugins.{quoted}.containerd.runtimes.{_key(self.handler)}"
         text = f'[{table}]\n  runtime_type = "{self.type}"\n'
         if self.systemd_cgroup:
             text += f"  [{table}.options]\n    SystemdCgroup = true\n"
+        if in_k3s_template:
+            found = f'(index .ExtraRuntimes "{self.handler}").RuntimeType'
+            text = f"{{{{ if not {found} }}}}\n{text}{{{{ end }}}}\n"
         return text
 
 
@@ -105,6 +121,12 @@ def runtimes_of(tables: Mapping[str, Any]) -> dict[str, Runtime]:
     return found
 
 
+def address_of(tables: Mapping[str, Any]) -> str:
+    """Return where containerd listens. From version 4 on its server is a plugin."""
+    server = _table(tables, "plugins", "io.containerd.server.v1.grpc") or _table(tables, "grpc")
+    return str(server.get("address") or "/run/containerd/containerd.sock")
+
+
 def _table(tables: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     for name in path:
         inner = tables.get(name)
@@ -132,13 +154,20 @@ def ours_in(text: str) -> dict[str, Runtime]:
         ) from None
 
 
-def with_runtimes(text: str, runtimes: Iterable[Runtime], version: int, head: str = "") -> str:
+def with_runtimes(
+    text: str,
+    runtimes: Iterable[Runtime],
+    version: int,
+    head: str = "",
+    *,
+    in_k3s_template: bool = False,
+) -> str:
     """Return the text with these as ours, whatever we had added before; with none, without ours.
 
     head: what has to be in front of them in a configuration that says nothing else.
     """
-    text = _without_ours(text)
-    tables = "".join(runtime.lines(version) for runtime in runtimes)
+    text = without_ours(text)
+    tables = "".join(r.lines(version, in_k3s_template=in_k3s_template) for r in runtimes)
     if not tables:
         return text
     if any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
@@ -149,7 +178,8 @@ def with_runtimes(text: str, runtimes: Iterable[Runtime], version: int, head: st
     return f"{text}{before}{begin}\n{_NOTE}\n{head}{tables}{_END}\n"
 
 
-def _without_ours(text: str) -> str:
+def without_ours(text: str) -> str:
+    """Return the text as it was before the first of ours."""
     block = _BLOCK.search(text)
     if block is None:
         return text

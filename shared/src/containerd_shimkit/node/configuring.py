@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ from containerd_shimkit.node.config_text import (
     runtimes_of,
     version_of,
     with_runtimes,
+    without_ours,
 )
 from containerd_shimkit.node.places import Place
 
@@ -110,17 +111,39 @@ class Configuration:
                     return found[1] == "systemd"
         return False
 
-    def adding(self, runtime: Runtime) -> Change:
-        """Return what adding a runtime changes. Raises ConfigError."""
+    def adding(self, runtimes: Iterable[Runtime]) -> Change:
+        """Return what adding runtimes changes. Raises ConfigError."""
         ours = self._ours()
-        if runtime.handler not in ours and self._is_there(runtime):
+        new = {
+            runtime.handler: runtime
+            for runtime in runtimes
+            if runtime.handler in ours or not self._is_there(runtime)
+        }
+        if not new:
             return Change(self.place.file, self._text, self._text)
-        return self._change({**ours, runtime.handler: runtime})
+        change = self._change({**ours, **new})
+        if lost := self._lost(change):
+            change = self._change({**lost, **ours, **new})
+        return change
 
-    def removing(self, handler: str) -> Change:
-        """Return what taking a runtime of ours out changes. Raises ConfigError."""
-        ours = self._ours()
-        return self._change({name: each for name, each in ours.items() if name != handler})
+    def removing(self, handlers: Collection[str]) -> Change:
+        """Return what taking runtimes of ours out changes. Raises ConfigError."""
+        kept = {name: each for name, each in self._ours().items() if name not in handlers}
+        if all(runtime.is_default for runtime in kept.values()):
+            kept = {}
+        return self._change(kept)
+
+    def _lost(self, change: Change) -> dict[str, Runtime]:
+        """Return the default runtimes that containerd would no longer have."""
+        if self.program is None or self.place.file != self.place.read or not change.after:
+            return {}  # a distribution's own file names them
+        _parse(change.after, self.place.file)
+        before, after = runtimes_of(self.effective()), runtimes_of(self._try(change.after))
+        return {
+            name: runtime
+            for name, runtime in before.items()
+            if name not in after and runtime.is_default
+        }
 
     def _ours(self) -> dict[str, Runtime]:
         try:
@@ -161,14 +184,17 @@ class Configuration:
             # Outside of ours: what is made of a template has it there, too.
             text = self.place.head
         head = "" if self.place.head else f"version = {self.version}\n"
-        return with_runtimes(text, runtimes.values(), self.version, head)
+        return with_runtimes(
+            *(text, runtimes.values(), self.version, head),
+            in_k3s_template=self.place.is_template,
+        )
 
     def _made_by_us(self) -> bool:
         """Whether the file was not there before the first of ours: it has no backup."""
         return bool(self._ours()) and not _backup(self.place.file).exists()
 
-    def check(self, change: Change, runtime: Runtime | None) -> None:
-        """Try the new text. runtime: what has to be in it. Raises ConfigError if containerd fails.
+    def check(self, change: Change, runtimes: Iterable[Runtime] = ()) -> None:
+        """Try the new text. runtimes: what has to be in it. Raises ConfigError if containerd fails.
 
         Without a containerd its syntax is checked.
         """
@@ -176,13 +202,17 @@ class Configuration:
         if self.place.is_template:
             # What it adds is what our text adds to the file that was made of the template before.
             ours = _parse_ours(text, self.place.file)
-            text = with_runtimes(_read(self.place.read) or "", ours.values(), self.version)
+            made = without_ours(_read(self.place.read) or "")
+            named = runtimes_of(_parse(made, self.place.read))
+            added = [each for name, each in ours.items() if name not in named]
+            text = with_runtimes(made, added, self.version)
         tables: Mapping[str, Any] = _parse(text, self.place.file)
         if self.program is not None and text:
             tables = self._try(text)
-        if runtime is not None:
-            there = runtimes_of(tables).get(runtime.handler)
-            if there != runtime:
+        found = runtimes_of(tables)
+        for runtime in runtimes:
+            there = found.get(runtime.handler)
+            if there is None or there.type != runtime.type:
                 raise ConfigError(
                     f"{self.place.file}: containerd would not know {runtime.handler!r} afterwards: "
                     f"it reads version {self.version}, {CRI_PLUGINS[self.version]!r}, as {there}"

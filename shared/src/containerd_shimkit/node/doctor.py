@@ -16,15 +16,15 @@ from typing import Final
 
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.linux.seccomp import seccomp_available
-from containerd_shimkit.node.config_text import runtimes_of
+from containerd_shimkit.node.config_text import address_of, runtimes_of
 from containerd_shimkit.node.configuring import Configuration
+from containerd_shimkit.node.daemons import Daemon, find_daemons, reason_of_silence
 from containerd_shimkit.node.places import Place, find_place, ordinary_place
 from containerd_shimkit.runtime import ShimKind, cache_directory, run_directory, state_directory
 
 _MIN_KERNEL: Final = (5, 10)
 _LATE_KERNEL: Final = (5, 14)
 _MIN_FREE_BYTES: Final = 200 << 20
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class State(Enum):
@@ -42,19 +42,6 @@ class Finding:
     state: State
     what: str
     advice: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """A containerd that runs."""
-
-    pid: int
-    program: Path
-    config: Path
-    path: str
-    """The PATH on which it finds shims."""
-    started: float
-    """Seconds since 1970."""
 
 
 def define_doctor_command(parser: argparse.ArgumentParser, kind: ShimKind) -> None:
@@ -82,11 +69,15 @@ def examine(kind: ShimKind, handler: str, processes: Path = Path("/proc")) -> It
         yield _directory(Path(directory), executable=executable)
     yield _directory(Path(run_directory()), executable=False)
     daemons = list(find_daemons(processes))
+    # Beside Kubernetes' own there may be one that Docker uses.
+    read = find_place().read
+    daemons = [daemon for daemon in daemons if daemon.config == read] or daemons
     if not daemons:
         yield Finding(
             State.FAILED, "containerd does not run", "systemctl status containerd says why"
         )
     for daemon in daemons:
+        yield _answers(daemon)
         yield _program(kind, daemon)
         yield from _registered(kind, handler, daemon)
         yield _runc(daemon)
@@ -147,39 +138,23 @@ def _directory(directory: Path, *, executable: bool) -> Finding:
     return Finding(State.OK, f"{directory} can be written")
 
 
-def find_daemons(processes: Path) -> Iterator[Daemon]:
-    """Yield each containerd that runs. processes: ``/proc``."""
-    boot = next(
-        (
-            float(line.split()[1])
-            for line in (processes / "stat").read_text().splitlines()
-            if line.startswith("btime ")
-        ),
-        0.0,
-    )
-    for directory in sorted(processes.glob("[0-9]*")):
+def _answers(daemon: Daemon) -> Finding:
+    address = daemon.address
+    if not address:
         try:
-            if (directory / "comm").read_text().strip() != "containerd":
-                continue
-            arguments = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            environment = (directory / "environ").read_bytes().decode(errors="replace").split("\0")
-            fields = (directory / "stat").read_text().rpartition(")")[2].split()
-            program = (directory / "exe").readlink()
-        except OSError:  # it has ended, or is somebody else's
-            continue
-        variables = dict(entry.partition("=")[::2] for entry in environment)
-        yield Daemon(
-            *(int(directory.name), program, _config_of(arguments)),
-            *(variables.get("PATH", _PATH), boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")),
-        )
-
-
-def _config_of(arguments: list[str]) -> Path:
-    for number, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("-c", "-config", "--config"):
-            return Path(value if equals else arguments[number + 1])
-    return Path("/etc/containerd/config.toml")
+            address = address_of(Configuration(_place_of(daemon), daemon.program, 2).effective())
+        except ShimError as exc:
+            return Finding(
+                State.FAILED, f"{daemon.config}: {exc}", "containerd config dump shows it"
+            )
+    reason = reason_of_silence(address)
+    if reason is None:
+        return Finding(State.OK, f"containerd ({daemon.pid}) runs pods for who asks on {address}")
+    return Finding(
+        State.FAILED,
+        f"containerd ({daemon.pid}) runs no pods: {reason}",
+        "its log says why: journalctl -u containerd, or of k3s, rke2, k0s, microk8s",
+    )
 
 
 def _program(kind: ShimKind, daemon: Daemon) -> Finding:
@@ -225,8 +200,7 @@ def _registered(kind: ShimKind, handler: str, daemon: Daemon) -> Iterator[Findin
             f'runtime "{handler}" has the cgroup driver {ours}, the node has {others}',
             f"{kind.binary} config --remove, then {advice}",
         )
-    changed = daemon.config.stat().st_mtime if daemon.config.exists() else 0.0
-    if changed > daemon.started + 1:
+    if daemon.is_older_than(daemon.config):
         yield Finding(
             State.FAILED,
             f"{daemon.config} is newer than containerd ({daemon.pid}), which has not read it",
