@@ -68,7 +68,7 @@ packages-build: | packages-python
 packages-run: | packages-python
 	@$(if $(CONTAINERD_ADDRESS),true,shared/tools/packages.sh need containerd curl)
 packages-test: | packages-python
-	@shared/tools/packages.sh want containerd busybox cni uml servers
+	@shared/tools/packages.sh want containerd curl busybox cni uml servers deployments
 	@$(if $(GUESTS_PACKAGES),shared/tools/packages.sh want guests)
 packages-bench: | packages-python
 	@shared/tools/packages.sh need containerd busybox wrk redis

@@ -77,6 +77,10 @@ missing_of() {
             have llvm-ar-14 || echo llvm-14=1:14.0.6-12
             [ -x /usr/bin/python3.11 ] || echo python3.11
             ;;
+        deployments) # what checks their scripts, and what reads images beside containerd
+            have shellcheck || echo shellcheck
+            have skopeo || echo skopeo
+            ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)
             echo "packages.sh: no group $1" >&2

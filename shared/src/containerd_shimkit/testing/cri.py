@@ -154,16 +154,21 @@ class Cri:
         shared_pids: bool = False,
         memory: int = 0,
         ports: Mapping[int, int] = MappingProxyType({}),
+        security: api.LinuxSandboxSecurityContext | None = None,
     ) -> Pod:
         """Run a pod without containers; its name is its hostname.
 
         memory: limit in bytes of the whole pod.  ports: of the pod, by those of the host.
+        security: who it runs as; the namespaces are those of the other arguments.
         """
         name = f"pod-{secrets.token_hex(4)}"
         options = api.NamespaceOption(
             network=api.NODE if host_network else api.POD,
             pid=api.POD if shared_pids else api.CONTAINER,
         )
+        context = api.LinuxSandboxSecurityContext(namespace_options=options)
+        if security is not None:
+            context.MergeFrom(security)
         config = api.PodSandboxConfig(
             metadata=api.PodSandboxMetadata(name=name, uid=name, namespace="default"),
             hostname="" if host_network else name,
@@ -174,7 +179,7 @@ class Cri:
             ],
             linux=api.LinuxPodSandboxConfig(
                 cgroup_parent=self._cgroup_parent(name),
-                security_context=api.LinuxSandboxSecurityContext(namespace_options=options),
+                security_context=context,
             ),
         )
         (self.directory / name).mkdir()
@@ -267,12 +272,14 @@ class Cri:
         cpu_quota: int = 0,
         attempt: int = 0,
         default_seccomp: bool = False,
+        security: api.LinuxContainerSecurityContext | None = None,
     ) -> str:
         """Create a container; return its id.
 
         mounts: host path, path in the container, whether read-only.
         memory: limit in bytes.  cpu_quota: microseconds in each tenth of a second.
         default_seccomp: containerd's profile (RuntimeDefault) instead of none.
+        security: the rest of it.
         """
         resources = api.LinuxContainerResources(
             memory_limit_in_bytes=memory,
@@ -282,9 +289,11 @@ class Cri:
         )
         # Of each container, not only of the pod: CRI does not pass the pod's on.
         options = pod.config.linux.security_context.namespace_options
-        security = api.LinuxContainerSecurityContext(namespace_options=options)
+        context = api.LinuxContainerSecurityContext(namespace_options=options)
+        if security is not None:
+            context.MergeFrom(security)
         if default_seccomp:
-            security.seccomp.profile_type = api.SecurityProfile.RuntimeDefault
+            context.seccomp.profile_type = api.SecurityProfile.RuntimeDefault
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name, attempt=attempt),
             image=api.ImageSpec(image=image),
@@ -295,7 +304,7 @@ class Cri:
                 for host, path, readonly in mounts
             ],
             log_path=f"{name}-{attempt}.log",
-            linux=api.LinuxContainerConfig(resources=resources, security_context=security),
+            linux=api.LinuxContainerConfig(resources=resources, security_context=context),
         )
         request = api.CreateContainerRequest(
             pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config
