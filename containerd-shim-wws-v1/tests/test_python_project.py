@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from language_engine import ENGINES
 
 from containerd_shimkit.testing.http import fetch
+from language_engine import ENGINES
 
 Image = Any  # of conftest.py
 
