@@ -71,7 +71,8 @@ def check_requirements(options: argparse.Namespace) -> None:
             continue
         shim, archive = options.shim_dir / workload.shim, options.images / workload.archive
         missing += [] if shim.exists() else [f"{shim} (make build)"]
-        missing += [] if archive.exists() else [f"{archive} (make images)"]
+        if workload.archive and not archive.exists():
+            missing.append(f"{archive} (make images)")
     if os.geteuid() != 0:
         missing.append("root")
     if missing:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.machine import BUSYBOX, BenchError
+from bench.machine import BUSYBOX, REPOSITORY, BenchError
 from containerd_shimkit.linux.syscalls import pidfd_open, pidfd_send_signal
 from containerd_shimkit.oci.archive import ImageFile, write_image_archive
 from containerd_shimkit.testing.containerd import Containerd
@@ -37,7 +37,9 @@ class Workload:
     shim: str
     """The executable that containerd looks for."""
     archive: str = ""
-    """The image's file in ``dist/images``; empty is the one made here, of busybox."""
+    """The image's file in ``dist/images``; empty is one made here."""
+    files: tuple[tuple[str, str], ...] = ()
+    """What an image made here holds: path in the working copy, path; empty is busybox."""
     env: tuple[str, ...] = ()
     """``{port}`` stands for the port, here and in ``args``."""
     args: tuple[str, ...] = ()
@@ -45,7 +47,7 @@ class Workload:
     @property
     def is_ours(self) -> bool:
         """Whether the shim is of this project: with a zygote and compiled modules."""
-        return bool(self.archive)
+        return bool(self.archive or self.files)
 
     def environment(self, port: int) -> dict[str, str]:
         return dict(value.format(port=port).split("=", 1) for value in self.env)
@@ -66,6 +68,12 @@ class Workload:
         if self.archive:
             return images / self.archive
         path = directory / f"{self.name}.tar"
+        if self.files:
+            own = [
+                ImageFile(name, (REPOSITORY / source).read_bytes()) for source, name in self.files
+            ]
+            write_image_archive(path, self.image, own, entrypoint=["/"])
+            return path
         files = [
             ImageFile("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
             ImageFile("www/hello", b"Hello world from busybox!"),
@@ -90,6 +98,21 @@ SLIGHT = Workload(
     archive="slight.tar",
     env=("SLIGHT_HTTP_LISTEN_ADDR=127.0.0.1:{port}",),
 )
+WWS_C, WWS_JAVASCRIPT, WWS_PYTHON = (
+    Workload(
+        name=name,
+        runtime="io.containerd.wws.v1",
+        image=f"docker.io/library/bench_{name}:latest",
+        shim="containerd-shim-wws-v1",
+        files=((source, f"hello.{source.rpartition('.')[2]}"),),
+        env=("WWS_HTTP_LISTEN_ADDR=127.0.0.1:{port}",),
+    )
+    for name, source in (
+        ("wws-c", "images/wws/c.wasm"),
+        ("wws-js", "images/wws/hello.js"),
+        ("wws-python", "images/wws-python/hello.py"),
+    )
+)
 RUNC = Workload(
     name="runc",
     runtime="io.containerd.runc.v2",
@@ -97,7 +120,7 @@ RUNC = Workload(
     shim="containerd-shim-runc-v2",
     args=("/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:{port}", "-h", "/www"),
 )
-WORKLOADS = (SPIN, SLIGHT, RUNC)
+WORKLOADS = (SPIN, SLIGHT, WWS_C, WWS_JAVASCRIPT, WWS_PYTHON, RUNC)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from bench.report import quartiles
 
 _INK: Final = "#808080"  # between black and white: seen on either
 _OTHERS: Final = "#9a9a9a"  # what is not ours
-_COLORS: Final = ("#3b82f6", "#d97706", "#16a34a", "#a855f7", "#db2777")
+_COLORS: Final = ("#3b82f6", "#d97706", "#16a34a", "#a855f7", "#db2777", "#0891b2")
 
 mpl.rcParams.update(
     {
