@@ -67,7 +67,7 @@ def test_engine_is_small(python: LanguageEngine) -> None:
 
 def test_snapshot_of_a_small_worker_is_small(python: LanguageEngine) -> None:
     worker = python.load("def worker(request):\n    return Response('Hello')\n")
-    assert len(worker.pages) < 800
+    assert len(worker.pages) < 500
     assert worker.memory_bytes < 32 << 20
 
 

@@ -2,33 +2,50 @@
 
 `load` ends the part that is made once: the interpreter's memory is kept as it is then, and every
 request starts with a copy of it. What must differ between requests is drawn anew by `handle`.
+
+So what is imported here is copied for each request of each worker. `json`, which needs `re`, would
+be most of it: the prelude calls the C functions below it.
 """
 
 from __future__ import annotations
 
-import base64
+import _json
 import gc
-import json
 import os
 import sys
-import types
+from binascii import b2a_base64
 
 import workers
 from workers import Cache, Request, Response
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing them costs each request pages
+if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_decode = json.JSONDecoder().decode
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
 _CO_COROUTINE = 0x80  # `inspect`, which is large, has its name
 
-# What the kit of Wasm Workers Server leaves in a worker's globals.
-_GLOBALS = {"sys": sys, "json": json, "base64": base64}
-_GLOBALS |= {name: getattr(workers, name) for name in workers.__all__}
+# What the kit of Wasm Workers Server leaves in a worker's globals. Modules only if it names them.
+_GLOBALS = {"sys": sys} | {name: getattr(workers, name) for name in workers.__all__}
+_GLOBAL_MODULES = ("json", "base64")
+
+
+class _Decoder:
+    """What `json.JSONDecoder` tells the scanner: nothing special."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+
+
+def _no_json(value: object) -> None:
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+_scan = _json.make_scanner(_Decoder)  # type: ignore[arg-type]
+_encode = _json.make_encoder(
+    *(None, _no_json, _json.encode_basestring, None, ":", ",", False, False, True)
+)
 
 _worker: Callable[[Request], Any]
 _source = ("", b"")  # the worker's name and source, for messages
@@ -40,8 +57,11 @@ def load(name: str, source: bytes) -> bool:
     _source = (name, source)
     sys.argv = [name]
     sys.path[:] = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
-    module = types.ModuleType("__main__")
+    module = type(sys)("__main__")
     module.__dict__.update(_GLOBALS, __file__=name)
+    for known in _GLOBAL_MODULES:
+        if known.encode() in source:
+            module.__dict__[known] = __import__(known)
     sys.modules["__main__"] = module
     try:
         exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
@@ -67,10 +87,10 @@ def handle(text: bytes) -> bytes | None:
     """Return the response's JSON to a request's, or None if the worker failed: stderr says why."""
     try:
         _draw_anew()
-        fields = _decode(text.decode())
+        fields, _ = _scan(text.decode(), 0)
         Cache.store = fields["kv"]
         answer = _finish(_worker(Request(fields)))
-        return _encode(_response(answer)).encode()
+        return "".join(_encode(_response(answer), 0)).encode()
     except BaseException as exc:
         _print_error(exc)
         return None
@@ -112,7 +132,7 @@ def _response(answer: Any) -> dict[str, Any]:
         raise TypeError(f"worker returned no Response: {type(answer).__name__}")
     body = answer.body
     if isinstance(body, (bytes, bytearray, memoryview)):
-        data, encoded = base64.b64encode(body).decode(), True
+        data, encoded = b2a_base64(body, newline=False).decode(), True
     elif isinstance(body, str):
         data, encoded = body, False
     else:

@@ -6,14 +6,13 @@ more; all names here are also global in every worker, as the kit's are.
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Mapping
+from _collections_abc import Mapping  # the rest of collections costs each request pages
+from binascii import a2b_base64
 
 import _wws
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing them costs each request pages
+if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from typing import Any, ClassVar
 
@@ -109,7 +108,7 @@ class Request:
         ]
         self.body: str | bytes = fields["body"]
         if fields.get("base64"):
-            self.body = base64.b64decode(self.body)
+            self.body = a2b_base64(self.body)
 
     @property
     def content(self) -> bytes:
@@ -127,6 +126,8 @@ class Request:
 
     def json(self) -> Any:
         """Return what the body says in JSON; raises ValueError if it is none."""
+        import json
+
         return json.loads(self.body)
 
 
@@ -159,6 +160,8 @@ class Response:
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Any = ()) -> Response:
         """Return a response that says ``value`` in JSON."""
+        import json
+
         response = cls(json.dumps(value), status, headers)
         response.headers.setdefault("content-type", "application/json")
         return response
@@ -216,6 +219,8 @@ class FetchResponse:
         return self.content.decode(errors="replace")
 
     def json(self) -> Any:
+        import json
+
         return json.loads(self.content)
 
     def __await__(self) -> Generator[None, None, FetchResponse]:
