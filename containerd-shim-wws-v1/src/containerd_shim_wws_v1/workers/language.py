@@ -65,12 +65,9 @@ class LanguageWorker:
         """Evaluate the source. Raises GuestError."""
         async with self._start(services) as guest:
             await guest.call(guest.export(INITIALIZE.encode()), results=0)
-            given: list[int] = []
-            for data in (self.identity.file.encode(), self._source):
-                # A call that may be interrupted: a short one would have to come before all others.
-                at = await guest.call(guest.export(ALLOCATE.encode()), len(data))
-                given += _fill(guest, at, data)
-            if await guest.call(guest.export(LOAD.encode()), *given):
+            name = await _give(guest, self.identity.file.encode())
+            source = await _give(guest, self._source)
+            if await guest.call(guest.export(LOAD.encode()), *name, *source):
                 raise WorkerFailedError("it cannot be evaluated; why is said above")
             async with self._start(services) as fresh:
                 snapshot = Snapshot(guest.memory(), fresh.memory())
@@ -83,8 +80,7 @@ class LanguageWorker:
             raise NotLoadedError("it could not be loaded when the app started")
         async with self._start(services) as guest:
             self._snapshot.restore(guest)
-            room = guest.call_short(guest.export(ALLOCATE.encode()), len(request))
-            given = _fill(guest, room, request)
+            given = await _give(guest, request)
             at = await guest.call(guest.export(HANDLE.encode()), *given)
             if not at:
                 raise WorkerFailedError("the worker failed; why is said above")
@@ -99,8 +95,9 @@ class LanguageWorker:
         return self._engine.start(config, identity.instance(services))
 
 
-def _fill(guest: Guest, at: int, data: bytes) -> tuple[int, int]:
-    """Put ``data`` where the guest has made room for it; return place and length."""
+async def _give(guest: Guest, data: bytes) -> tuple[int, int]:
+    """Put ``data`` where the guest makes room for it; return place and length."""
+    at = await guest.call(guest.export(ALLOCATE.encode()), len(data))
     if not at:
         raise GuestError(f"the engine has no memory for {len(data)} bytes")
     guest.write(at, data)
