@@ -53,6 +53,15 @@ def test_nothing_said(options: Any) -> None:
     assert RuntimeOptions.parse(options) == RuntimeOptions()
 
 
+def test_shim_is_no_oci_runtime() -> None:
+    """k3s names a shim that it has found on its PATH."""
+    shim = "/usr/local/bin/containerd-shim-wws-v1"
+    message = runc_options_pb2.Options(binary_name=shim, systemd_cgroup=True)
+    expected = RuntimeOptions(systemd_cgroup=True)
+    assert RuntimeOptions.parse(any_of(RUNC, message)) == expected
+    assert RuntimeOptions.parse(generic(f'BinaryName = "{shim}"\nSystemdCgroup = true')) == expected
+
+
 def test_file_that_nobody_wrote_is_not_read() -> None:
     """containerd 1.6 names one, and sends no contents."""
     options = runtime_options_pb2.Options(config_path="/does/not/exist.toml")

@@ -2,6 +2,9 @@
 
 containerd sends runc's own message (``ctr run``), or for runtimes it does not know, the table of
 its configuration file as TOML (CRI of 1.7 and later); 1.6 names a file nobody wrote.
+
+For shims that it finds on its PATH k3s writes the shim itself as ``BinaryName`` (its
+pkg/agent/templates, ``ExtraRuntimes``). A shim is no OCI runtime: the node's own is used then.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class RuntimeOptions:
         try:
             if options.type_url.endswith("containerd.runc.v1.Options"):
                 runc = runc_options_pb2.Options.FromString(options.value)
-                return cls(runc.binary_name, runc.root, runc.systemd_cgroup)
+                return cls(_oci_runtime(runc.binary_name), runc.root, runc.systemd_cgroup)
             if options.type_url.endswith("runtimeoptions.v1.Options"):
                 generic = runtime_options_pb2.Options.FromString(options.value)
                 return cls._of_toml(generic.config_body.decode())
@@ -44,15 +47,16 @@ class RuntimeOptions:
     @classmethod
     def _of_toml(cls, text: str) -> RuntimeOptions:
         table = tomllib.loads(text)
-        options = cls(
-            table.get("BinaryName", ""), table.get("Root", ""), table.get("SystemdCgroup", False)
-        )
+        binary, root = table.get("BinaryName", ""), table.get("Root", "")
+        systemd_cgroup = table.get("SystemdCgroup", False)
         if not (
-            isinstance(options.binary_name, str)
-            and isinstance(options.root, str)
-            and isinstance(options.systemd_cgroup, bool)
+            isinstance(binary, str) and isinstance(root, str) and isinstance(systemd_cgroup, bool)
         ):
             raise InvalidArgumentError(
                 "runtime options: BinaryName, Root or SystemdCgroup: bad type"
             )
-        return options
+        return cls(_oci_runtime(binary), root, systemd_cgroup)
+
+
+def _oci_runtime(binary: str) -> str:
+    return "" if binary.rpartition("/")[2].startswith("containerd-shim-") else binary
