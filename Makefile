@@ -107,12 +107,13 @@ install: $(BINARIES)  ## copy the shims to $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 
 .PHONY: images
-images: dist/images/.stamp  ## write the example images as OCI archives: dist/images/NAME.tar
+images: dist/images/.stamp  ## write the example images as OCI archives: dist/images/NAME.tar; for wasi/wasm in dist/images/wasi
 
 IMAGE_TOOLS := $(wildcard shared/tools/build_images.py shared/src/containerd_shimkit/oci/archive.py)
 IMAGES := dist/images/spin.tar dist/images/slight.tar dist/images/wws.tar
 dist/images/.stamp $(IMAGES) &: $(IMAGE_SOURCES) $(IMAGE_TOOLS) | $(VENV)/.stamp
 	$(BIN)/python shared/tools/build_images.py
+	$(BIN)/python shared/tools/build_images.py --wasi --output dist/images/wasi
 	@touch dist/images/.stamp $(IMAGES)
 
 .PHONY: release

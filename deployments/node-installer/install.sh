@@ -66,7 +66,8 @@ undo() {
 
 # The node
 
-mounts_of() { readlink "/proc/$1/ns/mnt" 2>/dev/null; }
+# Which root a process has, as far as this container may see it.
+root_of() { stat --format %d:%i "/proc/$1/root/" 2>/dev/null; }
 
 # Run a program on the node. Nothing of this container's environment goes along.
 host() {
@@ -78,7 +79,7 @@ host() {
 containerd_pids() {
     for directory in /proc/[0-9]*; do
         [ "$(cat "$directory/comm" 2>/dev/null)" = containerd ] || continue
-        [ "$(mounts_of "${directory#/proc/}")" = "$mounts" ] || continue
+        [ "$(root_of "${directory#/proc/}")" = "$root" ] || continue
         echo "${directory#/proc/}"
     done
 }
@@ -89,7 +90,7 @@ variable_of() {
 
 look_at_node() {
     variables=""
-    mounts="$(mounts_of "$HOST_PID")" ||
+    root="$(root_of "$HOST_PID")" ||
         fail "cannot see the processes of the node: the pod needs hostPID: true and a privileged container"
     host true 2>/dev/null ||
         fail "cannot enter the mount namespace of the node: the container has to be privileged"
@@ -285,11 +286,10 @@ running_shims() {
             containerd-shim-*-v1\ *-id\ *) ;;
             *) continue ;;
         esac
+        [ "$(root_of "${directory#/proc/}")" = "$root" ] || continue
         for shim in $SHIMS; do
             case "$line" in
-                "$(binary "$shim") "*)
-                    [ "$(mounts_of "${directory#/proc/}")" != "$mounts" ] || echo "${directory#/proc/}"
-                    ;;
+                "$(binary "$shim") "*) echo "${directory#/proc/}" ;;
             esac
         done
     done
@@ -298,7 +298,7 @@ running_shims() {
 stop_zygotes() {
     for directory in /proc/[0-9]*; do
         { line="$(tr '\0' ' ' <"$directory/cmdline")"; } 2>/dev/null || continue
-        [ "$(mounts_of "${directory#/proc/}")" = "$mounts" ] || continue
+        [ "$(root_of "${directory#/proc/}")" = "$root" ] || continue
         case "$line" in
             "containerd-shim-"*"-v1 zygote $run/"*) kill "${directory#/proc/}" 2>/dev/null || true ;;
         esac
@@ -317,10 +317,10 @@ remove_state() {
 }
 
 uninstall() {
+    SHIMS="spin slight wws"
     look_at_node
     count="$(running_shims | wc -l)"
-    [ "$count" -eq 0 ] || [ "${FORCE:-}" = true ] ||
-        fail "$count pods still run with these shims: delete them first, or set FORCE=true"
+    [ "$count" -eq 0 ] || fail "pods still run with these shims ($count): delete them first"
     labelled=yes
     label null || labelled=no
     choose_directory

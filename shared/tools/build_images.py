@@ -1,5 +1,7 @@
 """Write ``dist/images/NAME.tar`` for directories ``images/NAME``: what ``make images`` runs.
 
+With ``--wasi`` they are for the platform ``wasi/wasm``, else for Linux on this machine.
+
 The image of a directory in another, ``images/NAME/OTHER``, is ``NAME-OTHER``. A directory holds an
 ``image.toml``::
 
@@ -31,7 +33,7 @@ def find_images(images: Path) -> dict[str, Path]:
     return {"-".join(directory.relative_to(images).parts): directory for directory in found}
 
 
-def build_image(directory: Path, output: Path, name: str) -> Path:
+def build_image(directory: Path, output: Path, name: str, *, wasi: bool = False) -> Path:
     """Write the archive of the image in ``directory`` into ``output``; return its path.
 
     Raises ManifestError or MissingFileError, naming the file.
@@ -54,6 +56,8 @@ def build_image(directory: Path, output: Path, name: str) -> Path:
         [ImageFile(path, _read(directory / source)) for source, path in sources],
         entrypoint=entrypoint,
         env=settings.get("env", ()),
+        os_="wasi" if wasi else "linux",
+        architecture="wasm" if wasi else None,
     )
     return archive
 
@@ -70,11 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="all images if none is named")
     parser.add_argument("--images", type=Path, default=REPOSITORY / "images")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist" / "images")
+    parser.add_argument("--wasi", action="store_true", help="for wasi/wasm, not for Linux")
     options = parser.parse_args(arguments)
     images = find_images(options.images)
     for name in options.names or images:
         try:
-            archive = build_image(images.get(name, options.images / name), options.output, name)
+            directory = images.get(name, options.images / name)
+            archive = build_image(directory, options.output, name, wasi=options.wasi)
         except ShimError as exc:
             print(f"build_images: {exc}", file=sys.stderr)
             return int(exc.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_pod_on_a_node_that_was_installed(
         assert web.get("/hello")[0] == 200
         refused = install(node, "uninstall")
         assert refused.returncode == 1
-        assert "1 pods still run with these shims" in refused.stderr
+        assert "pods still run with these shims (1): delete them first" in refused.stderr
         assert web.get("/hello")[0] == 200
     assert install(node, "uninstall").returncode == 0
     assert not (node.root / STATE).exists()
@@ -153,22 +154,35 @@ def test_restart_that_fails(make_node: MakeNode, install: Install) -> None:
     assert node.snapshot() == before
 
 
-def test_interrupted_before_the_restart(make_node: MakeNode, install: Install) -> None:
+def test_interrupted_before_the_restart(
+    make_node: MakeNode, install: Install, shim_dir: Path
+) -> None:
     """What was written by then is read by containerd the next time."""
     node = make_node("kubeadm")
-    node.may_restart = False
-    install(node)
-    node.restarts.clear()
-    node.may_restart = True
-    program = ["nsenter", "--target", str(node.pid), "--mount", "--", "/usr/local/bin/shim"]
-    source = Path(install_source(install, node))
-    (node.root / "usr/local/bin/shim").write_bytes(source.read_bytes())
-    (node.root / "usr/local/bin/shim").chmod(0o755)
-    config = [*program, "config", "--write", "--with", "slight", "--with", "wws"]
-    subprocess.run(config, check=True, capture_output=True, timeout=60)
-    assert node.restarts == []
+    enter = ["nsenter", "--target", str(node.pid), "--mount", "--"]
+    others = ["--with", "slight", "--with", "wws"]
+    written = subprocess.run(
+        [*enter, "sh", "-c", "cat >/usr/local/bin/shim && chmod 755 /usr/local/bin/shim"],
+        input=(shim_dir / binary("spin")).read_bytes(),
+        check=True,
+        timeout=60,
+    )
+    assert written.returncode == 0
+    eventually(lambda: is_older(node), "containerd has run for two seconds")
+    shim = [*enter, "/usr/local/bin/shim", "config", "--write", *others]
+    done = subprocess.run(shim, check=True, capture_output=True, text=True, timeout=60)
+    assert f"reads it when it is restarted: {node.layout.restart}" in done.stdout
     assert install(node).returncode == 0
     assert node.restarts == [node.layout.restart]
+
+
+def is_older(node: NodeRoot) -> bool:
+    """Whether containerd has started clearly before now: times of files have no more digits."""
+    started = float(
+        Path(f"/proc/{node.daemon.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    )
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    return up - started / os.sysconf("SC_CLK_TCK") > 2
 
 
 def test_other_shims_of_the_same_name_come_back(make_node: MakeNode, install: Install) -> None:
@@ -208,12 +222,12 @@ def test_directory_is_the_first_that_can_be_written(make_node: MakeNode, install
 def test_labels(make_node: MakeNode, install: Install, api_server: ApiServer) -> None:
     node = make_node("kubeadm")
     assert install(node, SHIMS="spin wws").returncode == 0
-    assert install(node, "uninstall", SHIMS="spin wws").returncode == 0
-    for call, value in zip(api_server.calls, ("true", None), strict=True):
+    assert install(node, "uninstall").returncode == 0
+    expected = [("true", ("installed", "spin", "wws")), (None, ("installed", *SHIMS))]
+    for call, (value, names) in zip(api_server.calls, expected, strict=True):
         assert (call.method, call.path) == ("PATCH", "/api/v1/nodes/worker-1")
         assert call.headers["authorization"] == "Bearer secret-token"
         assert call.headers["content-type"] == "application/merge-patch+json"
-        names = ("installed", "spin", "wws")
         labels = {f"containerd-wasm-shims/{name}": value for name in names}
         assert json.loads(call.body) == {"metadata": {"labels": labels}}
 
@@ -253,8 +267,3 @@ def test_container_that_waits_ends_when_told(pytestconfig: pytest.Config) -> Non
         eventually(waits, "it waits")
         waiting.terminate()
         assert waiting.wait(20) == 0
-
-
-def install_source(install: Install, node: NodeRoot) -> str:
-    """Return a shim's binary."""
-    return str(node.root / "usr/local/bin" / binary("spin"))

@@ -16,6 +16,8 @@ from containerd_shimkit.node.doctor import Finding, State, examine
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.testing.containerd import Containerd
 from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD, running_containerd
+from containerd_shimkit.testing.layouts import LAYOUTS
+from containerd_shimkit.testing.node_root import running_node
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -104,16 +106,12 @@ def find_daemons_of(daemon: Containerd) -> list[Daemon]:
 
 @ON_EACH_CONTAINERD
 def test_containerd_in_a_container_is_not_the_node_s(
-    tmp_path: Path, shims: Path, shims_home: Path, containerd_binary: str
+    tmp_path: Path, containerd_binary: str
 ) -> None:
-    """Docker in Docker, kind: it has mounts of its own."""
-    wrapper = tmp_path / "containerd"
-    wrapper.write_text(f'#!/bin/sh\nexec unshare --mount {shutil.which(containerd_binary)} "$@"\n')
-    wrapper.chmod(0o755)
-    place = tmp_path / "place"
-    with running_containerd(place, shims, shims_home, binary=str(wrapper)) as daemon:
-        assert Path(f"/proc/{daemon.pid}/comm").read_text() == "containerd\n"
-        assert find_daemons_of(daemon) == []
+    """Docker in Docker, kind: it has a root of its own."""
+    with running_node(tmp_path, LAYOUTS["debian"], containerd_binary) as node:
+        assert Path(f"/proc/{node.daemon.pid}/comm").read_text() == "containerd\n"
+        assert find_daemons_of(node.daemon) == []
 
 
 def test_directory_without_execution(

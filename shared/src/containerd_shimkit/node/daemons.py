@@ -1,6 +1,6 @@
 """The containerds that run on this node.
 
-Those in containers are not the node's: Docker in Docker, kind. They have mounts of their own.
+Those in containers are not the node's: Docker in Docker, kind. They have a root of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Daemon:
 
 
 def find_daemons(processes: Path = _PROCESSES) -> Iterator[Daemon]:
-    """Yield each containerd that has the same files as this process. processes: ``/proc``."""
+    """Yield each containerd that has the root of this process. processes: ``/proc``."""
     boot = next(
         (
             float(line.split()[1])
@@ -53,7 +53,7 @@ def find_daemons(processes: Path = _PROCESSES) -> Iterator[Daemon]:
         ),
         0.0,
     )
-    mounts = (_PROCESSES / "self/ns/mnt").readlink()
+    root = Path("/")
     for directory in sorted(processes.glob("[0-9]*")):
         try:
             if (directory / "comm").read_text().strip() != "containerd":
@@ -62,7 +62,7 @@ def find_daemons(processes: Path = _PROCESSES) -> Iterator[Daemon]:
             environment = (directory / "environ").read_bytes().decode(errors="replace").split("\0")
             fields = (directory / "stat").read_text().rpartition(")")[2].split()
             program = (directory / "exe").readlink()
-            if (directory / "ns/mnt").readlink() != mounts:
+            if not (directory / "root").samefile(root):
                 continue
         except OSError:  # it has ended, or is somebody else's
             continue

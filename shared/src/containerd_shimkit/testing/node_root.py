@@ -22,7 +22,10 @@ from containerd_shimkit.testing.containerd import Containerd
 from containerd_shimkit.testing.layouts import Layout
 
 SHIMS: Final = ("spin", "slight", "wws")
-WATCHED: Final = ("etc", "usr/local", "opt", "var/snap", "var/lib/rancher", "var/lib/k0s")
+WATCHED: Final = (
+    *("etc", "snap", "usr/local/bin", "usr/local/libexec", "usr/local/sbin"),
+    *("var/lib/k0s", "var/lib/rancher", "var/snap"),
+)
 STATE: Final = "var/lib/containerd-wasm-shims"
 
 MAKE_ROOT: Final = r"""
@@ -145,8 +148,8 @@ class NodeRoot:
             for path in sorted((self.root / top).rglob("*")):
                 name = str(path.relative_to(self.root))
                 found[name] = _describe(path)
-        for path in (self.root / "var/lib").iterdir():
-            found[f"var/lib/{path.name}"] = "there"
+        if (self.root / STATE).exists():
+            found[STATE] = "there"
         return found
 
 
