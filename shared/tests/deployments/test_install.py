@@ -16,7 +16,7 @@ from containerd_shimkit.testing.cri import Cri
 from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD, chosen_versions
 from containerd_shimkit.testing.layouts import LAYOUTS
 from containerd_shimkit.testing.node_root import SHIMS, STATE, NodeRoot, binary
-from containerd_shimkit.testing.pods import run_web
+from containerd_shimkit.testing.pods import run_sidecar, run_web
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(240)]
 
@@ -66,26 +66,29 @@ def test_installed_twice_and_taken_away(make_node: MakeNode, install: Install, l
         assert node.snapshot() == before
 
 
+@pytest.mark.parametrize("layout", ["debian", "k3s"])
 @ON_EACH_CONTAINERD
-def test_pod_on_a_node_that_was_installed(
-    make_node: MakeNode, install: Install, tmp_path: Path, pytestconfig: pytest.Config
+def test_pods_on_a_node_that_was_installed(
+    make_node: MakeNode, install: Install, tmp_path: Path, pytestconfig: pytest.Config, layout: str
 ) -> None:
-    """As long as it runs the shims stay."""
-    node = make_node("debian")
+    """As long as they run the shims stay. Of k3s' runtimes some are k3s' own, with options."""
+    node = make_node(layout)
     assert install(node).returncode == 0
     archive = pytestconfig.rootpath / "dist/images/spin.tar"
     pods = tmp_path / "pods"
     pods.mkdir()
     with Cri(node.daemon, pods) as cri, cri.leaving_nothing():
-        cri.import_busybox()
+        busybox = cri.import_busybox()
         node.daemon.import_image(archive, "k8s.io")
         cri.wait_for_image("docker.io/library/wasmtest_spin:latest")
         pod = cri.run_pod(handler="spin", host_network=True)
         web = run_web(cri, pod, "docker.io/library/wasmtest_spin:latest")
         assert web.get("/hello")[0] == 200
+        other = cri.run_pod(handler="slight", host_network=True)
+        assert cri.is_running(run_sidecar(cri, other, busybox))
         refused = install(node, "uninstall")
         assert refused.returncode == 1
-        assert "pods still run with these shims (1): delete them first" in refused.stderr
+        assert "pods still run with these shims (2): delete them first" in refused.stderr
         assert web.get("/hello")[0] == 200
     assert install(node, "uninstall").returncode == 0
     assert not (node.root / STATE).exists()

@@ -30,7 +30,7 @@ def render_k3s_template(
     for handler, runtime_type in found.items():
         table = f'plugins."{plugin}".containerd.runtimes."{handler}"'
         base += f'\n[{table}]\n  runtime_type = "{runtime_type}"\n'
-        base += f'[{table}.options]\n  BinaryName = "/usr/local/bin/{handler}"\n'
+        base += f'[{table}.options]\n  BinaryName = "/usr/local/bin/containerd-shim-{handler}-v1"\n'
 
     def chosen(condition: re.Match[str]) -> str:
         return "" if condition["handler"] in found else condition["tables"]
