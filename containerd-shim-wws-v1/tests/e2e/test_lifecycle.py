@@ -27,6 +27,7 @@ def test_the_example(node: Node, hello_image: str) -> None:
     app = node.run(hello_image)
     assert app.get("/hello").body == b"hello world!"
     assert app.get("/c").body == b"hello from C!"
+    assert app.get("/python").text.startswith("hello from Python, GET http://127.")
     assert app.get("/greet/Ada%20L").body == b"hello, Ada L!"
     assert app.get("/").headers["content-type"] == "text/html; charset=utf-8"
     assert [app.get("/counter").body for _ in range(3)] == [b"1", b"2", b"3"]

@@ -21,6 +21,10 @@ PLAYED = [
     "README.md",
     "containerd-shim-spin-v1/quickstart.md",
     "containerd-shim-slight-v1/quickstart.md",
+    "containerd-shim-wws-v1/quickstart.md",
+    "deployments/README.md",
+    "deployments/microk8s/README.md",
+    "deployments/node-installer/README.md",
 ]
 
 each_document = pytest.mark.parametrize(

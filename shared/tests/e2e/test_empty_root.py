@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.root, pytest.mark.xdist_group("zygote")]
 
 WRAPPER = Path(__file__).with_name("empty_root.c")
 KINDS = ["spin", "slight", "wws"]
-HELLOS = {"spin": b"Hello world from Spin!", "slight": b"hello world!"}
+HELLOS = {"spin": b"Hello world from Spin!", "slight": b"hello world!", "wws": b"hello world!"}
 
 
 def name_of(kind: str) -> str:

@@ -20,7 +20,7 @@ from doc_player.document import Block, Command, blocks, commands
 DEADLINE = 60.0
 """For what a command has to print."""
 
-DRY, RUN, BACKGROUND, NOTHING = "dry", "run", "background", "nothing"
+DRY, RUN, BACKGROUND, NOTHING, PATHS = "dry", "run", "background", "nothing", "paths"
 RULES: tuple[tuple[str, str], ...] = (
     # Builds what is built, or runs all tests: that the target is there has to do.
     (r"make (build|test|bench|soak|lint|guests|release)\b", DRY),
@@ -29,7 +29,13 @@ RULES: tuple[tuple[str, str], ...] = (
     # To registries that do not exist.
     (r"ctr image (tag|push) .*registry\.example\.com/.*", NOTHING),
     # Told of a node's own containerd, and tested with others: shared/tests/node.
-    (r"containerd-shim-\w+-v1 (config|doctor)( --[\w-]+)*", NOTHING),
+    (r"containerd-shim-\w+-v1 (config|doctor)( --[\w-]+| \w+)*", NOTHING),
+    # What wants a cluster, Docker, or the machine itself: shared/tests/deployments has other ways to
+    # do the same. What the command names has to be there.
+    (r"(microk8s )?kubectl .*|docker (build|push) .*|microk8s ctr .*", PATHS),
+    (r"skopeo copy oci-archive:\S+ docker://registry\.example\.com/\S+", PATHS),
+    (r"(install|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
+    (r"make (install-k3d|up|clean)", PATHS),
     (r"make run_\w+.*", BACKGROUND),
     (r"ctr run (?!.*(-d|--detach)).*", BACKGROUND),
     (r"ctr .*", RUN),
@@ -79,6 +85,10 @@ class Player:
             raise PlayError(f"{where}: no rule says how this command is tested")
         if rule == NOTHING:
             return
+        if rule == PATHS:
+            for missing in self._missing(command.text):
+                raise PlayError(f"{where}: there is no {missing}")
+            return
         if rule == BACKGROUND:
             self.close()  # one app at a time: a reader ends it before the next
             self._start(command, where)
@@ -94,6 +104,13 @@ class Player:
             if time.monotonic() > deadline:
                 raise PlayError(f"{where}: {fault}")
             time.sleep(0.1)
+
+    def _missing(self, text: str) -> list[str]:
+        """Return what a command names in the working copy that is not there."""
+        tops = {path.name for path in self._directory.iterdir() if path.is_dir()}
+        words = re.split(r"[\s:=]+", text)
+        named = [word for word in words if word.partition("/")[0] in tops]
+        return [word for word in named if not (self._directory / word).exists()]
 
     def _run(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -185,7 +202,10 @@ def copy_of(root: Path, directory: Path) -> Path:
     for name in (".venv", ".cache"):
         (directory / name).symlink_to(root / name)
     shutil.copytree(root / "dist", directory / "dist", ignore=shutil.ignore_patterns("bench"))
+    engines = "containerd-shim-wws-v1/src/containerd_shim_wws_v1/engines"
+    for path in (root / engines).glob("*.wasm"):
+        shutil.copy(path, directory / engines)
     # Newer than all sources, as they are in the working copy.
-    for path in [*(directory / "dist").rglob("*"), *(directory / "dist").glob("images/.stamp")]:
+    for path in [*(directory / engines).glob("*.wasm"), *(directory / "dist").rglob("*")]:
         os.utime(path)
     return directory
