@@ -30,9 +30,10 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"ctr image (tag|push) .*registry\.example\.com/.*", NOTHING),
     # Told of a node's own containerd, and tested with others: shared/tests/node.
     (r"containerd-shim-\w+-v1 (config|doctor)( --[\w-]+| \w+)*", NOTHING),
-    # What wants a cluster, Docker, or the machine itself: shared/tests/deployments has other ways to
-    # do the same. What the command names has to be there.
+    # What wants a cluster, Docker, or the machine itself: shared/tests/deployments does the same in
+    # other ways. What the command names has to be there.
     (r"(microk8s )?kubectl .*|docker (build|push) .*|microk8s ctr .*", PATHS),
+    (r"buildah pull oci-archive:\S+", PATHS),
     (r"skopeo copy oci-archive:\S+ docker://registry\.example\.com/\S+", PATHS),
     (r"(install|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
     (r"make (install-k3d|up|clean)", PATHS),
