@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"containerd-shim-\w+-v1 (config|doctor)( --[\w-]+| \w+)*", NOTHING),
     # What wants a cluster, Docker, or the machine itself: shared/tests/deployments does the same in
     # other ways. What the command names has to be there.
-    (r"(microk8s )?kubectl .*|docker (build|push) .*|microk8s ctr .*", PATHS),
+    (r"(microk8s )?kubectl .*|docker (build|push|load) .*|microk8s ctr .*", PATHS),
     (r"buildah pull oci-archive:\S+", PATHS),
     (r"skopeo copy oci-archive:\S+ docker://registry\.example\.com/\S+", PATHS),
     (r"(install|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
