@@ -22,10 +22,24 @@ def test_image_is_the_root(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-def test_volumes_are_where_they_are_mounted(tmp_path: Path) -> None:
-    (tmp_path / "volume").mkdir()
-    place = str(tmp_path / "volume")
-    assert guest_directories(None, [bind(f"{tmp_path}/./volume/")]) == ((place, place),)
+def test_volumes_are_seen_where_they_are_mounted(tmp_path: Path) -> None:
+    """And stay what they are, whatever is put in their place."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("of the volume")
+    ((path, seen),) = guest_directories(None, [bind(f"{tmp_path}/./volume/")])
+    try:
+        assert seen == str(volume)
+        volume.rename(tmp_path / "gone")
+        volume.symlink_to("/proc/self")
+        assert (Path(path) / "file").read_text() == "of the volume"
+    finally:
+        os.close(int(path.rpartition("/")[2]))
+
+
+def test_what_leads_to_proc_is_no_volume(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/proc/self")
+    assert guest_directories(None, [bind(tmp_path / "link")]) == ()
 
 
 def test_no_file_and_nothing_of_the_kernel(tmp_path: Path) -> None:

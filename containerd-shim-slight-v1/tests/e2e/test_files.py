@@ -64,3 +64,21 @@ def test_what_the_kernel_says_of_this_process_is_not(node: Node) -> None:
     for path in HIDDEN[1:]:
         assert app.get(f"/{path}").status == 404, path
     assert app.stop() == 0
+
+
+def test_place_of_a_volume_in_another_that_is_replaced(node: Node, tmp_path: Path) -> None:
+    """Who shares the outer volume cannot have the guest read this process."""
+    outer, inner = tmp_path / "outer", tmp_path / "inner"
+    (outer / "in").mkdir(parents=True)
+    inner.mkdir()
+    (inner / "mounted.txt").write_text("of the volume")
+    mounts = []
+    for source, place in ((outer, "/data"), (inner, "/data/in")):
+        mounts += ["--mount", f"type=bind,src={source},dst={place},options=rbind:rw"]
+    app = node.run(image_of(node), *mounts)
+    assert app.get("/data/in/mounted.txt").body == b"of the volume"
+    (outer / "in").rename(outer / "elsewhere")
+    (outer / "in").symlink_to("/proc/self")
+    assert app.get("/data/in/status").status == 404
+    assert app.get("/data/in/mounted.txt").body == b"of the volume"
+    assert app.stop() == 0

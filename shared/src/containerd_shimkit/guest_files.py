@@ -4,6 +4,10 @@ A guest that is given ``/`` as a process sees it is given ``/proc`` as well, by 
 this process. So the image's own files are a mount of their own, the *image mount*, made when the
 container is entered: nothing that is mounted in the container is mounted in it, and it can only be
 read. No path leads to it; it is reached as ``/proc/self/fd/N``.
+
+Volumes are reached in the same way, by what is at their places when the container starts. Later a
+place may lead elsewhere: who shares the volume that another one is mounted in can move that place
+away, and put a link to ``/proc/self`` there.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ def guest_directories(
     """Return (path, path the guest sees) for the image, ``/``, and for each volume.
 
     image_mount: see ``open_image_mount``. mounts: of the container. What its user may not read is
-    left out, and a volume that is a single file; so is the image if there is no ``/proc``.
+    left out, and a volume that is a single file; so is everything if there is no ``/proc``.
+    Descriptors of the volumes stay open.
     """
     found = []
     if image_mount is not None and _is_reached(image_mount):
@@ -46,9 +51,22 @@ def guest_directories(
     for mount in mounts:
         place = os.path.normpath(mount.destination)
         binds = parse_options(mount.options).flags & k.MS_BIND
-        if binds and not _is_kernels(place) and _is_readable(place):
-            found.append((place, place))
+        if binds and not _is_kernels(place) and (volume := _open_volume(place)) is not None:
+            found.append((fd_path(volume), place))
     return tuple(found)
+
+
+def _open_volume(place: str) -> int | None:
+    """Return a descriptor of the directory, None if guests cannot be given it."""
+    try:
+        volume = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    path = fd_path(volume)
+    if _is_reached(volume) and os.access(path, os.R_OK | os.X_OK) and not _is_proc(path):
+        return volume
+    os.close(volume)
+    return None
 
 
 def _is_reached(descriptor: int) -> bool:
@@ -62,14 +80,12 @@ def _is_reached(descriptor: int) -> bool:
         return False
 
 
-def _is_readable(place: str) -> bool:
-    return Path(place).is_dir() and os.access(place, os.R_OK | os.X_OK)
-
-
 def _is_kernels(place: str) -> bool:
-    if place == "/" or any(f"{place}/".startswith(f"{top}/") for top in _KERNELS):
-        return True
+    return place == "/" or any(f"{place}/".startswith(f"{top}/") for top in _KERNELS)
+
+
+def _is_proc(path: str) -> bool:
     try:
-        return filesystem_type(place) == k.PROC_SUPER_MAGIC
+        return filesystem_type(path) == k.PROC_SUPER_MAGIC
     except OSError:
         return True
