@@ -7,7 +7,7 @@ from typing import Any
 
 import wasmtime
 
-from containerd_shim_slight_v1.abi.exports import REALLOC_TYPE
+from containerd_shim_slight_v1.abi.exports import REALLOC_TYPE, HandlerError
 from containerd_shim_slight_v1.abi.interfaces import INTERFACES
 from containerd_shim_slight_v1.capabilities.instance import Instance
 from containerd_shim_slight_v1.capabilities.services import Services
@@ -19,8 +19,25 @@ from containerd_shimkit.wasm.exports import Exports, check_memory, export_fault,
 from containerd_shimkit.wasm.guest import Guest, GuestTemplate
 from containerd_shimkit.wasm.interfaces import REALLOC
 from containerd_shimkit.wasm.module import check_imports
+from containerd_shimkit.wasm.native import GuestExit
 from containerd_shimkit.wasm.preview1 import WasiTemplate, define_preview1, output_callback
 from containerd_shimkit.wasm.running import RunningGuest
+
+
+class _Running(RunningGuest):
+    """Objects that a guest which fails, or is cut off, has begun to write stay as they were."""
+
+    __slots__ = ("_own",)
+
+    def __init__(self, guest: Guest, instance: Instance) -> None:
+        super().__init__(guest, instance)
+        self._own = instance
+
+    async def __aexit__(self, *raised: object) -> None:
+        failure = raised[1]
+        if failure is not None and not isinstance(failure, HandlerError | GuestExit):
+            self._own.give_up()
+        await super().__aexit__(*raised)
 
 
 @dataclass(slots=True)
@@ -88,4 +105,4 @@ class LinkedApp:
             max_memory_bytes=self.max_memory_bytes,
             state=instance,
         )
-        return RunningGuest(guest, instance)
+        return _Running(guest, instance)

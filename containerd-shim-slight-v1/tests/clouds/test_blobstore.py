@@ -77,6 +77,19 @@ def test_object_is_written_and_read(app: Image, end: str, body: bytes) -> None:
     app.run(main)
 
 
+@pytest.mark.parametrize("body", [b"ab", LARGE], ids=["small", "parts"])
+@pytest.mark.parametrize(("end", "status"), [("trap", 500), ("forever", 504)])
+def test_object_of_a_guest_that_fails_stays_as_it_was(
+    app: Image, end: str, status: int, body: bytes
+) -> None:
+    async def main(port: int) -> None:
+        assert await do(port, "put", body=b"whole") == (204, b"")
+        assert (await do(port, end, body=body))[0] == status
+        assert await do(port, "get") == (200, b"whole")
+
+    app.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="2")
+
+
 def test_large_object_is_read_in_small_pieces(app: Image) -> None:
     async def main(port: int) -> None:
         body = bytes(range(250)) * 4_000

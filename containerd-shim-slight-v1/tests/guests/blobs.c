@@ -156,6 +156,12 @@ static void work_on(const struct slight_request *request, struct slight_response
     write_stream_drop(stream);
   } else if (IS("leave")) {
     if (!write_all(request, response, container, name, &stream)) return;
+  } else if (IS("trap")) {
+    if (!write_all(request, response, container, name, &stream)) return;
+    abort();
+  } else if (IS("forever")) {
+    if (!write_all(request, response, container, name, &stream)) return;
+    for (volatile int i = 0;; i++) continue;
   } else if (IS("reread")) {
     if (!write_all(request, response, container, name, &stream)) return;
     read_all(response, container, name, 1 << 20);

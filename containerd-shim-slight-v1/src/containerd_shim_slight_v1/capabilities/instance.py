@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from containerd_shim_slight_v1.capabilities.blobstore.streams import WriteStream
 from containerd_shim_slight_v1.capabilities.handles import HandleTable
 from containerd_shim_slight_v1.capabilities.services import Services
 
@@ -26,6 +27,11 @@ class Instance:
     def has_open(self) -> bool:
         """Whether there is anything to close."""
         return len(self.handles) > 0
+
+    def give_up(self) -> None:
+        """Be told that the guest has failed, or is cut off: it has not done what it was about."""
+        for stream in self.handles.each(WriteStream):
+            stream.give_up()
 
     async def close(self) -> None:
         """Close what the guest left open."""

@@ -2,8 +2,8 @@
 
 Upstream's guests do not close what they write (its ``close`` ends the process), and upstream
 replaces or extends the object at each write. So an object is stored, too, when its stream is
-dropped, when the guest ends, and as far as it is one part before the guest next asks for anything
-of the store; until then nobody sees it.
+dropped, when the guest ends by itself, and as far as it is one part before the guest next asks for
+anything of the store; until then nobody sees it.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class WriteStream:
         self._parts = 0
         self._changed = False
         self._ended = False
+        self._given_up = False
 
     async def write(self, data: bytes) -> None:
         """Add bytes to the object. Raises BlobError; then nothing is stored that was not yet."""
@@ -114,8 +115,14 @@ class WriteStream:
         if self._changed and self._upload is None and not self._ended:
             await self._store()
 
+    def give_up(self) -> None:
+        """Have the stream end without what is not stored yet: nobody knows whether it is all."""
+        self._given_up = True
+
     async def close(self) -> None:
         """End the stream, which the guest did not: it gets no error any more."""
+        if self._given_up and not self._ended:
+            await self._abandon()
         if self._ended or not self._changed:
             return
         try:
