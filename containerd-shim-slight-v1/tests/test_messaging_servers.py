@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -326,3 +326,28 @@ def test_host_of_mqtt_that_is_none(image: Image, host: str) -> None:
         assert answer == (418, b"7 MOSQUITTO_HOST is no name or address of a host")
 
     image.run(main)
+
+
+def test_nats_library_that_connects_on(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for its end holds everybody up who wants to connect."""
+    connects = 0
+
+    async def connect(*_: object, **__: object) -> None:
+        nonlocal connects
+        connects += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(nats._Client, "connect", connect)
+    image.slightfile(NATS.slightfile(free_address()))
+    image.guest("messaging")
+
+    async def main(port: int) -> None:
+        async with asyncio.timeout(60):
+            for _ in range(2):
+                answer = await Guest(port).ask("PUT", "topic", "box", "topic", body=b"x")
+                assert answer[0] == 504
+        assert connects == 2
+
+    image.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="0.5")

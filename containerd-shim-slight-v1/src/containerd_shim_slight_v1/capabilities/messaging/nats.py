@@ -53,6 +53,7 @@ _MESSAGE_BYTES: Final = 1 << 10  # what one takes beside its content
 _MAX_REFUSED: Final = 1000
 _FLUSH_SECONDS: Final = 10
 _CLOSE_SECONDS: Final = 2.0
+_CANCEL_SECONDS: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +165,7 @@ class Backend(MessagingBackend):
                     raise failure.result()
                 await connecting
         except BaseException as exc:
-            connecting.cancel()
-            await asyncio.wait((connecting,))
+            await _end(connecting)
             await _close(client)
             if isinstance(exc, asyncio.CancelledError):
                 raise
@@ -294,6 +294,13 @@ async def _flush(client: Client) -> None:
     # that it was cancelled, so it is a task of its own.
     await asyncio.shield(asyncio.create_task(client._flush_pending(force_flush=True)))
     await client.flush(_FLUSH_SECONDS)
+
+
+async def _end(connecting: asyncio.Task[None]) -> None:
+    """Cancel it until it ends: it may take a cancellation for that of something of its own."""
+    while not connecting.done():
+        connecting.cancel()
+        await asyncio.wait((connecting,), timeout=_CANCEL_SECONDS)
 
 
 async def _close(client: Client) -> None:
