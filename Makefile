@@ -184,8 +184,9 @@ test-unit: $(VENV)/.stamp  ## run the tests that need neither root nor container
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not root and not containerd" $(PYTEST_ARGS)
 
 .PHONY: soak
-soak: build containerd | packages-test  ## run 200 containers, 100 pods at once, 12,000 requests of all kinds, and look for what they leave
+soak: build containerd | packages-test  ## run 200 containers, 100 pods at once, 62,000 requests of all kinds, and look for what they leave
 	$(BIN)/python -m pytest -rP containerd-shim-spin-v1/tests/e2e/soak $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -rP containerd-shim-wws-v1/tests/e2e/soak $(PYTEST_ARGS)
 
 # Directories of tests have the same name in each distribution, and mypy wants names that differ.
 OWN_TESTS := $(filter-out shared/tests containerd-shim-spin-v1/tests,$(filter %/tests,$(PYTHON_PATHS)))
