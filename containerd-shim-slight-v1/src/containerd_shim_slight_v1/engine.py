@@ -28,7 +28,7 @@ from containerd_shim_slight_v1.settings import Settings
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import EngineError, ExitCode, ModuleError
 from containerd_shimkit.http.server import HttpServer, HttpSettings
-from containerd_shimkit.wasm.engine import fit_instances
+from containerd_shimkit.wasm.engine import fit_requests
 from containerd_shimkit.wasm.exports import export_fault
 from containerd_shimkit.wasm.native import GuestError, GuestExit
 from containerd_shimkit.wasm.program import STOPPED, TRAPPED, run_until
@@ -100,16 +100,9 @@ class SlightEngine:
 
 
 def _fitting(settings: Settings) -> Settings:
-    """Return the settings with no more requests at once than there is address space for."""
-    wanted = settings.max_requests
-    fit = max(fit_instances(wanted + 1) - 1, 1)  # none at all is an error of create_engine
-    if fit < wanted:
-        log.warning(
-            "at most %d requests at once, not %d (SLIGHT_MAX_INSTANCE_COUNT):"
-            " the address space has no room for more",
-            *(fit, wanted),
-        )
-    return replace(settings, max_requests=fit)
+    # One more instance: the guest that gets the app ready takes no place of a request.
+    count = fit_requests(settings.max_requests, "SLIGHT_MAX_INSTANCE_COUNT", others=1)
+    return replace(settings, max_requests=count)
 
 
 def _entry(linked: LinkedApp, serves_http: bool) -> str:

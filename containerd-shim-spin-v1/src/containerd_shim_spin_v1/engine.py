@@ -44,7 +44,7 @@ from containerd_shimkit.errors import ExitCode, ManifestError
 from containerd_shimkit.http.deadlines import Deadlines
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
 from containerd_shimkit.redis_client.address import AddressError
-from containerd_shimkit.wasm.engine import fit_instances
+from containerd_shimkit.wasm.engine import fit_requests
 
 ROOT: Final = Path("/")
 
@@ -161,16 +161,8 @@ def _settings(context: RuntimeContext, config: RuntimeConfig) -> Settings:
 
 def fitting(settings: Settings) -> Settings:
     """Return the settings with no more requests at once than there is address space for."""
-    wanted = settings.max_requests
-    fit = max(fit_instances(wanted), 1)  # none at all is an error, which create_engine raises
-    if fit < wanted:
-        log.warning(
-            "at most %d requests at once, not %d (SPIN_MAX_INSTANCE_COUNT):"
-            " the address space has no room for more",
-            fit,
-            wanted,
-        )
-    return replace(settings, max_requests=fit)
+    count = fit_requests(settings.max_requests, "SPIN_MAX_INSTANCE_COUNT")
+    return replace(settings, max_requests=count)
 
 
 def _check_triggers(manifest: AppManifest) -> None:

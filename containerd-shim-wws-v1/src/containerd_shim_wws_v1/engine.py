@@ -21,7 +21,7 @@ from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ExitCode, ListenError
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
 from containerd_shimkit.tls import TrustedCertificates
-from containerd_shimkit.wasm.engine import fit_instances
+from containerd_shimkit.wasm.engine import fit_requests
 from containerd_shimkit.wasm.native import GuestError
 
 ROOT: Final = Path("/")
@@ -107,13 +107,6 @@ async def _load_workers(project: Project, services: Services, settings: Settings
 
 
 def _fitting(settings: Settings) -> Settings:
-    """Return the settings with no more requests at once than there is address space for."""
-    wanted = settings.max_requests
-    fit = max(fit_instances(wanted + 1) - 1, 1)  # none at all is an error of create_engine
-    if fit < wanted:
-        log.warning(
-            "at most %d requests at once, not %d (WWS_MAX_INSTANCE_COUNT):"
-            " the address space has no room for more",
-            *(fit, wanted),
-        )
-    return replace(settings, max_requests=fit)
+    # One more instance: the guest that gets the app ready takes no place of a request.
+    count = fit_requests(settings.max_requests, "WWS_MAX_INSTANCE_COUNT", others=1)
+    return replace(settings, max_requests=count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 import os
 import threading
@@ -68,6 +69,22 @@ def fit_instances(wanted: int) -> int:
     return wanted
 
 
+def fit_requests(wanted: int, setting: str, *, others: int = 0) -> int:
+    """Return how many requests at once, at most ``wanted``, this process has address space for.
+
+    setting: what asks for them, which is named in the log if they are fewer.  others: instances
+    beside those of requests.
+    """
+    # None at all is an error of create_engine.
+    fit = max(fit_instances(wanted + others) - others, 1)
+    if fit < wanted:
+        log.warning(
+            "at most %d requests at once, not %d (%s): the address space has no room for more",
+            *(fit, wanted, setting),
+        )
+    return fit
+
+
 def _can_reserve(size: int) -> bool:
     try:
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=_PROT_NONE).close()
@@ -115,6 +132,9 @@ def create_engine(settings: EngineSettings) -> wasmtime.Engine:
         },
     )
     return wasmtime.Engine(config)
+
+
+log = logging.getLogger(__name__)
 
 
 class Ticker:

@@ -1,4 +1,4 @@
-"""``make run_spin``, as a user has it: a program in the foreground, ended by a signal."""
+"""``make run_spin`` and its like, as a user has them: in the foreground, ended by a signal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from containerd_shimkit.testing.leftovers import assert_nothing_left, snapshot_machine
+from containerd_shimkit.testing.shim_nodes import need_shim
 
 # The program keeps its containerd in the working copy: one at a time.
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.xdist_group("run_spin")]
 
 REPOSITORY = Path(__file__).parents[3]
 RUN_DIRECTORY = REPOSITORY / ".run" / "app"
-COMMAND = [sys.executable, str(REPOSITORY / "shared/tools/run_app.py"), "spin", "testspin"]
+PROGRAM = [sys.executable, str(REPOSITORY / "shared/tools/run_app.py")]
+COMMAND = [*PROGRAM, "spin", "testspin"]
+HELLOS = {"spin": b"Hello world from Spin!", "slight": b"hello world!", "wws": b"hello world!"}
 
 
 @pytest.fixture
@@ -31,14 +35,13 @@ def port() -> int:
     return number
 
 
-@pytest.fixture
-def running(port: int, shim_dir: Path) -> Iterator[subprocess.Popen[str]]:
+@contextmanager
+def running(kind: str, port: int, shim_dir: Path) -> Iterator[subprocess.Popen[str]]:
     """The program, when its app answers."""
-    if not (shim_dir / "containerd-shim-spin-v1").exists():
-        pytest.skip("needs dist/containerd-shim-spin-v1: make build")
+    need_shim(shim_dir, kind)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTAINERD_")}
     with subprocess.Popen(
-        COMMAND,
+        [*PROGRAM, kind, f"test{kind}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,19 +59,28 @@ def running(port: int, shim_dir: Path) -> Iterator[subprocess.Popen[str]]:
         process.terminate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("spin", signal.SIGINT),
+        ("spin", signal.SIGTERM),
+        ("slight", signal.SIGINT),
+        ("wws", signal.SIGINT),
+    ],
+)
 def test_answers_then_ends_and_leaves_nothing(
-    running: subprocess.Popen[str], port: int, number: signal.Signals
+    kind: str, number: signal.Signals, port: int, shim_dir: Path
 ) -> None:
-    sockets = (RUN_DIRECTORY / "containerd" / "run").readlink()
-    scope = [f"{RUN_DIRECTORY}/", f"{sockets}/"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=10) as answer:
-        assert (answer.status, answer.read().strip()) == (200, b"Hello world from Spin!")
+    with running(kind, port, shim_dir) as program:
+        sockets = (RUN_DIRECTORY / "containerd" / "run").readlink()
+        scope = [f"{RUN_DIRECTORY}/", f"{sockets}/"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello", timeout=10) as answer:
+            assert (answer.status, answer.read().strip()) == (200, HELLOS[kind])
 
-    running.send_signal(number)
-    output, _ = running.communicate(timeout=30)
+        program.send_signal(number)
+        output, _ = program.communicate(timeout=30)
 
-    assert running.returncode == 0, output
+    assert program.returncode == 0, output
     assert_nothing_left(snapshot_machine(["cw-nothing-has-this"]), snapshot_machine(scope))
     assert not RUN_DIRECTORY.exists()
     assert not sockets.exists()
