@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
+import asyncpg
 import pytest
 import uvloop
 
@@ -169,3 +171,33 @@ def test_types_that_cannot_be_exchanged(server: Server) -> None:
         assert not connection.usable
 
     run(server, main)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 5, 1000])
+@pytest.mark.parametrize(
+    "answer", [bytes(5000), b"R\0\0\0\x08\0\0\0\0Z\xff\xff\xff\xff" + bytes(100)]
+)
+def test_messages_of_no_length_do_not_stop_the_loop(answer: bytes, piece: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        for start in range(0, min(len(answer), 40 * piece), piece):
+            writer.write(answer[start : start + piece])
+            await asyncio.sleep(0)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        async with asyncio.timeout(60), await asyncio.start_server(serve, "127.0.0.1") as server:
+            with pytest.raises((OSError, asyncpg.PostgresError)):
+                await connect(
+                    hosts=[server.sockets[0].getsockname()],
+                    user=USER,
+                    password=PASSWORD,
+                    database=DATABASE,
+                    tls=False,
+                    max_result_bytes=MAX_BYTES,
+                )
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -10,6 +10,7 @@ import asyncio
 import encodings.idna  # noqa: F401  # names of hosts are encoded by it, and it cannot be found later
 import re
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,8 @@ _COPY: Final = re.compile(
 )
 _QUIT_SECONDS: Final = 1.0
 _GREETING_BYTES: Final = 1 << 20
+_HEAD: Final = struct.Struct(">xi")  # a message's kind, its length
+_LENGTH_BYTES: Final = 4  # which count
 
 T = TypeVar("T")
 
@@ -160,38 +163,110 @@ class PostgresConnection:
 
 
 class _Meter(asyncio.Protocol):
-    """Stands between transport and asyncpg, and ends the connection when too much comes."""
+    """Stands between transport and asyncpg, and ends the connection when too much comes.
 
-    def __init__(
-        self, transport: asyncio.Transport, protocol: asyncio.Protocol, limit_bytes: int
-    ) -> None:
+    Or a message that says it is shorter than its own length: asyncpg would read it for ever, and
+    stop the loop.
+    """
+
+    def __init__(self, protocol: Any) -> None:
         self.received = 0
         """Bytes of the call that is under way."""
-        self.limit_bytes = limit_bytes
+        self.limit_bytes = _GREETING_BYTES
         self.exceeded = False
-        self._transport = transport
-        self._protocol = protocol
-        transport.set_protocol(self)
+        self.protocol = protocol
+        self.transport: _Transport
+        self._head = b""
+        self._left = 0
+        """Of the message that is under way, without its head."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = _Transport(transport)
+        self.transport.meter = self
+        self.protocol.connection_made(self.transport)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        if self.received <= self.limit_bytes:
-            self._protocol.data_received(data)
+        if not self._follow(data):
+            self.transport.abort()
+        elif self.received <= self.limit_bytes:
+            self.protocol.data_received(data)
         elif not self.exceeded:
             self.exceeded = True
-            self._transport.abort()
+            self.transport.abort()
+
+    def _follow(self, data: bytes) -> bool:
+        """Find where messages begin; return whether all lengths are possible."""
+        at, end = self._left, len(data)
+        while at < end:
+            if self._head or end - at < _HEAD.size:
+                taken = min(_HEAD.size - len(self._head), end - at)
+                self._head += data[at : at + taken]
+                at += taken
+                if len(self._head) < _HEAD.size:
+                    break
+                length = _HEAD.unpack(self._head)[0]
+                self._head = b""
+            else:
+                (length,) = _HEAD.unpack_from(data, at)
+                at += _HEAD.size
+            if length < _LENGTH_BYTES:
+                return False
+            at += length - _LENGTH_BYTES
+        self._left = max(at - end, 0)
+        return True
 
     def eof_received(self) -> bool | None:
-        return self._protocol.eof_received()
+        stays: bool | None = self.protocol.eof_received()
+        return stays
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._protocol.connection_lost(exc)
+        self.protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._protocol.pause_writing()
+        self.protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        self._protocol.resume_writing()
+        self.protocol.resume_writing()
+
+
+class _Transport:
+    """A transport whose protocol, if asyncpg sets another, gets a meter in front as well."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.meter: _Meter | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.meter = _Meter(protocol)
+        self.meter.transport = self
+        self.real.set_protocol(self.meter)
+
+
+class _MeteredLoop:
+    """The loop that asyncpg gets: connections that it makes have a meter from their first byte."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(
+        self, factory: Callable[[], Any], *args: Any, **options: Any
+    ) -> tuple[Any, Any]:
+        def make() -> _Meter:
+            return _Meter(factory())
+
+        _, meter = await self._loop.create_connection(make, *args, **options)
+        return meter.transport, meter.protocol
+
+    async def start_tls(self, transport: Any, *args: Any, **options: Any) -> Any:
+        secured = await self._loop.start_tls(transport.real, *args, **options)
+        return None if secured is None else _Transport(secured)
 
 
 class _MeteredConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
@@ -201,7 +276,7 @@ class _MeteredConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
 
     def __init__(self, protocol: Any, transport: Any, *args: Any) -> None:
         super().__init__(protocol, transport, *args)
-        self.meter = _Meter(transport, protocol, _GREETING_BYTES)
+        self.meter = transport.meter
 
 
 async def connect(
@@ -236,7 +311,7 @@ async def connect(
         gsslib="gssapi",
         statement_cache_size=0,
         connection_class=_MeteredConnection,
-        loop=loop,
+        loop=_MeteredLoop(loop or asyncio.get_running_loop()),
     )
     connection.meter.limit_bytes = max_result_bytes
     return PostgresConnection(connection, connection.meter)
