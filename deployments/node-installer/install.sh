@@ -5,8 +5,8 @@
 # node is done in its mount namespace, with its sh, cat and mv. What has been done is undone if a
 # later step fails.
 #
-# Exit codes: 0 done; 1 failed, and the node is as it was; 3 done, but the API server did not take
-# the labels: running it again is enough.
+# Exit codes: 0 done; 1 failed, and the node is as it was, without its labels if that was uninstall;
+# 3 done, but the API server did not take the labels: running it again is enough.
 set -eu
 
 SHIMS="${SHIMS:-spin slight wws}"
@@ -61,7 +61,7 @@ undo() {
         host "$tool" config --remove --restart "$@" >&2 || true
     fi
     [ -z "$tool" ] || host rm -f "$tool"
-    [ "$had_state" = yes ] || remove_state
+    [ "$had_state" = yes ] || remove_state "$cache" "$state"
 }
 
 # The node
@@ -307,7 +307,7 @@ stop_zygotes() {
 
 # Only what is ours: where these directories are, containerd's environment says.
 remove_state() {
-    for directory in "$cache" "$run" "$state"; do
+    for directory in "$@"; do
         # shellcheck disable=SC2016  # for the node's shell
         host sh -c '[ -d "$1" ] || exit 0
             cd "$1" && rm -rf .lock .new-* runtime-* spin-* slight-* wws-* *.sock *.lock *.cwasm \
@@ -325,7 +325,12 @@ uninstall() {
     label null || labelled=no
     choose_directory
     tool="$directory/.containerd-wasm-shims-installer"
-    copy "$SOURCE/$(binary "$first")" "$tool"
+    name="$directory/$(binary "$first")"
+    if is_recorded "$name" && host ln -f "$name" "$tool"; then
+        new_files="$tool"
+    else
+        copy "$SOURCE/$(binary "$first")" "$tool"
+    fi
     for target in $(host cat "$record" 2>/dev/null); do
         host test -e "$target" || continue
         host mv -f "$target" "$target.old" || fail "cannot remove $target"
@@ -345,7 +350,7 @@ uninstall() {
     done
     host rm -f "$tool"
     stop_zygotes
-    remove_state
+    remove_state "$cache" "$run" "$state"
     say "the shims are gone from this node"
     [ "$labelled" = yes ] || {
         warn "the node still has its labels: the API server did not take them away"

@@ -133,6 +133,15 @@ def test_full_disk(make_node: MakeNode, install: Install, left: int) -> None:
     assert node.snapshot() == before
 
 
+def test_full_disk_of_a_node_to_be_cleared(make_node: MakeNode, install: Install) -> None:
+    node = make_node("kubeadm", size="400m")
+    before = node.snapshot()
+    assert install(node).returncode == 0
+    fill(node.root / "var/tmp/filler", 1 << 20)
+    assert install(node, "uninstall").returncode == 0
+    assert node.snapshot() == before
+
+
 def fill(file: Path, left: int) -> None:
     """Leave so many bytes of a file system."""
     with file.open("wb", buffering=0) as filler:
