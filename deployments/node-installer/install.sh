@@ -360,15 +360,16 @@ uninstall() {
 
 # For the container that keeps the pod there when the installation is done.
 wait_for_the_end() {
-    trap 'exit 0' TERM INT
+    trap 'trap "" TERM; kill 0; exit 0' TERM INT
     sleep infinity &
     wait $!
 }
 
-trap 'fail "stopped"' TERM INT HUP
 case "${1:-}" in
-    install) install ;;
-    uninstall) uninstall ;;
+    install | uninstall)
+        trap 'fail "stopped"' TERM INT HUP
+        "$1"
+        ;;
     wait) wait_for_the_end ;;
     *)
         warn "install.sh install|uninstall|wait"

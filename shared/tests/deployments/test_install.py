@@ -268,14 +268,19 @@ def test_api_server_that_is_away(
 
 def test_container_that_waits_ends_when_told(pytestconfig: pytest.Config) -> None:
     script = pytestconfig.rootpath / "deployments/node-installer/install.sh"
-    with subprocess.Popen(["/bin/sh", script, "wait"]) as waiting:
+    with subprocess.Popen(["/bin/sh", script, "wait"], start_new_session=True) as waiting:
 
-        def waits() -> bool:
-            children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text()
-            return any(
-                Path(f"/proc/{child}/comm").read_text() == "sleep\n" for child in children.split()
-            )
+        def children() -> list[str]:
+            found = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text().split()
+            return [pid for pid in found if name_of(pid) == "sleep"]
 
-        eventually(waits, "it waits")
+        eventually(children, "it waits")
+        (sleeping,) = children()
         waiting.terminate()
         assert waiting.wait(20) == 0
+        eventually(lambda: name_of(sleeping) != "sleep", "nothing is left of it")
+
+
+def name_of(pid: str) -> str:
+    file = Path(f"/proc/{pid}/comm")
+    return file.read_text().strip() if file.exists() else ""
