@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from containerd_shim_wws_v1 import loading
+from containerd_shim_wws_v1.engine import WwsEngine
 from containerd_shim_wws_v1.snapshot import SnapshotBudget
 from containerd_shim_wws_v1.workers import engines
 from containerd_shim_wws_v1.workers.engines import NoEngineError, open_engine
@@ -156,6 +158,25 @@ def test_source_that_cannot_be_loaded(
     assert reason in caplog.text
     if source == "load fail":
         assert project.stderr == "/a.js:1: cannot be loaded\n"
+
+
+def test_stop_while_a_source_is_loaded(project: Image) -> None:
+    """Nobody waits for it: Kubernetes would kill the app."""
+    project.file("a.js", "load loop")
+
+    async def main() -> None:
+        app, stop = project.prepare(), asyncio.Event()
+        engine = WwsEngine()
+        engine.listen(app)
+        asyncio.get_running_loop().call_later(0.05, stop.set)
+        try:
+            async with asyncio.timeout(30):
+                assert await engine.serve(app, lambda: pytest.fail("it is not ready"), stop) == 0
+        finally:
+            engine.close(app)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def test_snapshots_are_bounded(

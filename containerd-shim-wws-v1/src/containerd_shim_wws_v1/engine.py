@@ -23,6 +23,7 @@ from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
 from containerd_shimkit.tls import TrustedCertificates
 from containerd_shimkit.wasm.engine import fit_requests
 from containerd_shimkit.wasm.native import GuestError
+from containerd_shimkit.wasm.program import run_until
 
 ROOT: Final = Path("/")
 
@@ -73,7 +74,10 @@ class WwsEngine:
         settings, project = app.settings, app.project
         services = Services(app.make_store(), OutboundHttp(app.certificates))
         try:
-            await _load_workers(project, services, settings)
+            loading = _load_workers(project, services, settings)
+            if await run_until(stop, loading) is None:
+                app.socket.close()
+                return ExitCode.OK
             places = ceil(settings.max_requests / app.processes)
             trigger = HttpTrigger(project, services, settings, places)
             limits = HttpSettings(
@@ -92,8 +96,11 @@ class WwsEngine:
         app.project.close()
 
 
-async def _load_workers(project: Project, services: Services, settings: Settings) -> None:
-    """Have workers evaluate their sources; one that cannot answers 500, as upstream's does."""
+async def _load_workers(project: Project, services: Services, settings: Settings) -> int:
+    """Have workers evaluate their sources; one that cannot answers 500, as upstream's does.
+
+    Returns 0: a program for ``run_until``.
+    """
     for worker in project.workers.values():
         file = worker.identity.file
         try:
@@ -104,6 +111,7 @@ async def _load_workers(project: Project, services: Services, settings: Settings
         except TimeoutError:
             seconds = settings.request_seconds
             log.error("%s takes more than %g s to load, and is answered 500", file, seconds)
+    return 0
 
 
 def _fitting(settings: Settings) -> Settings:
