@@ -14,11 +14,13 @@ Source: wasm-workers-server 1.7 crates/worker/src/io.rs, crates/server/src/handl
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Mapping
+from codecs import getincrementaldecoder
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,6 +30,8 @@ from containerd_shimkit.wasm.native import GuestError
 MAX_RESPONSE_BYTES: Final = 64 << 20
 """Of the JSON that a worker gives."""
 
+_PIECE_BYTES: Final = 3 << 16
+"""Of a body, written at once: whole groups of base64."""
 _MAX_SKELETON_BYTES: Final = 1 << 20
 """Of it without what is in strings."""
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -56,7 +60,7 @@ class Response:
     """The store's new content; None is unchanged."""
 
 
-def request_json(
+async def request_json(
     *,
     url: str,
     method: str,
@@ -65,25 +69,48 @@ def request_json(
     kv: Mapping[str, str],
     params: Mapping[str, str],
 ) -> bytes:
-    """Return a request as workers get it. headers: names in lower case."""
+    """Return a request as workers get it. headers: names in lower case.
+
+    Others are served while a large body is written.
+    """
     pairs = [(name.decode("latin-1"), value.decode(errors="replace")) for name, value in headers]
     single = dict(pairs)
-    request: dict[str, Any] = {
-        "url": url,
-        "method": method,
-        "headers": single,
-        "body": "",
-        "kv": kv,
-        "params": params,
-    }
-    try:
-        request["body"] = body.decode()
-    except UnicodeDecodeError:
-        request["body"] = base64.b64encode(body).decode("ascii")
-        request["base64"] = True
+    pieces, encoded = await _body_pieces(body)
+    rest: dict[str, Any] = {"kv": kv, "params": params}
+    if encoded:
+        rest["base64"] = True
     if len(single) != len(pairs):
-        request["headers_list"] = pairs
-    return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+        rest["headers_list"] = pairs
+    first = _dumped({"url": url, "method": method, "headers": single})
+    return b"".join((first[:-1], b',"body":"', *pieces, b'",', _dumped(rest)[1:]))
+
+
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def _body_pieces(body: bytes) -> tuple[list[bytes], bool]:
+    """Return what stands between the quotes for a body, and whether it is base64."""
+    try:
+        return [piece async for piece in _text_pieces(body)], False
+    except UnicodeDecodeError:
+        return [piece async for piece in _base64_pieces(body)], True
+
+
+async def _text_pieces(body: bytes) -> AsyncIterator[bytes]:
+    decoder = getincrementaldecoder("utf-8")()
+    for at in range(0, len(body), _PIECE_BYTES):
+        end = at + _PIECE_BYTES
+        text = decoder.decode(body[at:end], final=end >= len(body))
+        yield _dumped(text)[1:-1]
+        if end < len(body):
+            await asyncio.sleep(0)
+
+
+async def _base64_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), _PIECE_BYTES):
+        yield base64.b64encode(body[at : at + _PIECE_BYTES])
+        await asyncio.sleep(0)
 
 
 def request_url(

@@ -165,7 +165,7 @@ class HttpTrigger:
         url = f"{path}?{query}" if query else path
         if self._settings.absolute_url:
             url = request_url(url, scope["scheme"], headers, scope.get("authority"))
-        request = request_json(
+        request = await request_json(
             url=url,
             method=scope["method"],
             headers=headers,
