@@ -7,6 +7,7 @@ have no other state, that is no changed globals or tables and no open files.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from containerd_shimkit.wasm.guest import Guest
@@ -18,6 +19,7 @@ MAX_BYTES: Final = 256 << 20
 PAGE_BYTES: Final = 4096
 _BLOCK_BYTES: Final = 64 << 10  # compared at once; the size of memories is a multiple of it
 _ZEROS: Final = bytes(_BLOCK_BYTES)
+_SLICE_BYTES: Final = 4 << 20  # dealt with before others have their turn
 
 
 class SnapshotTooLargeError(GuestError):
@@ -28,43 +30,69 @@ class SnapshotBudget:
     """What snapshots of an app may still take."""
 
     def __init__(self, limit: int = MAX_BYTES) -> None:
-        self._limit = self._left = limit
+        self._limit = limit
+        self.left = limit
 
     def take(self, size: int) -> None:
         """Count a snapshot. Raises SnapshotTooLargeError."""
-        if size > self._left:
+        if size > self.left:
             raise SnapshotTooLargeError(
-                f"its snapshot has {size >> 10} KiB, of which {self._left >> 10} are left of the "
+                f"its snapshot has more than the {self.left >> 10} KiB that are left of the "
                 f"{self._limit >> 20} MiB for all workers"
             )
-        self._left -= size
+        self.left -= size
 
 
 class Snapshot:
-    """See the module."""
+    """See the module. Others are served while a large one is taken or restored."""
 
-    def __init__(self, loaded: memoryview, initial: memoryview) -> None:
-        """loaded: memory of the guest that is ready.  initial: of one that has not run."""
-        self._memory_bytes = len(loaded)
-        self._runs = _differences(loaded, initial)
+    def __init__(self, memory_bytes: int, runs: list[tuple[int, bytearray]]) -> None:
+        """runs: where memory is to be written, and what."""
+        self._memory_bytes = memory_bytes
+        self._runs = runs
+
+    @classmethod
+    async def take(
+        cls, loaded: memoryview, initial: memoryview, budget: SnapshotBudget
+    ) -> Snapshot:
+        """Compare two memories. Raises SnapshotTooLargeError.
+
+        loaded: of the guest that is ready.  initial: of one that has not run.
+        """
+        runs = await _differences(loaded, initial, budget.left)
+        snapshot = cls(len(loaded), runs)
+        budget.take(snapshot.size)
+        return snapshot
 
     @property
     def size(self) -> int:
         """Bytes kept, and put into each guest."""
         return sum(len(data) for _, data in self._runs)
 
-    def restore(self, guest: Guest) -> None:
+    async def restore(self, guest: Guest) -> None:
         """Make a guest that has not run one that is ready. Raises GuestTrap."""
         guest.grow_memory(self._memory_bytes)
         memory = guest.memory()
+        written = 0
         for start, data in self._runs:
+            if written + len(data) > _SLICE_BYTES:
+                await asyncio.sleep(0)
+                written = 0
             memory[start : start + len(data)] = data
+            written += len(data)
 
 
-def _differences(loaded: memoryview, initial: memoryview) -> list[tuple[int, bytes]]:
-    """Return where memories differ, neighbouring pages as one."""
+async def _differences(
+    loaded: memoryview, initial: memoryview, limit: int
+) -> list[tuple[int, bytearray]]:
+    """Return where memories differ, neighbouring pages as one, and little beyond ``limit`` bytes.
+
+    None is longer than what is written at once.
+    """
     runs: list[tuple[int, bytearray]] = []
     for block in range(0, len(loaded), _BLOCK_BYTES):
+        if block % _SLICE_BYTES == 0:
+            await asyncio.sleep(0)
         new = loaded[block : block + _BLOCK_BYTES].tobytes()
         old = initial[block : block + _BLOCK_BYTES].tobytes() or _ZEROS
         if new == old:
@@ -73,8 +101,12 @@ def _differences(loaded: memoryview, initial: memoryview) -> list[tuple[int, byt
             page = new[at : at + PAGE_BYTES]
             if page == old[at : at + PAGE_BYTES]:
                 continue
-            if runs and runs[-1][0] + len(runs[-1][1]) == block + at:
-                runs[-1][1].extend(page)
+            limit -= PAGE_BYTES
+            start, run = runs[-1] if runs else (0, bytearray())
+            if runs and start + len(run) == block + at and len(run) < _SLICE_BYTES:
+                run.extend(page)
             else:
                 runs.append((block + at, bytearray(page)))
-    return [(start, bytes(data)) for start, data in runs]
+        if limit < 0:
+            break
+    return runs

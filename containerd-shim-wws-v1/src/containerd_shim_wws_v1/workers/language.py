@@ -70,16 +70,14 @@ class LanguageWorker:
             if await guest.call(guest.export(LOAD.encode()), *name, *source):
                 raise WorkerFailedError("it cannot be evaluated; why is said above")
             async with self._start(services) as fresh:
-                snapshot = Snapshot(guest.memory(), fresh.memory())
-        self._budget.take(snapshot.size)
-        self._snapshot = snapshot
+                self._snapshot = await Snapshot.take(guest.memory(), fresh.memory(), self._budget)
 
     async def run(self, services: Services, request: bytes) -> bytes:
         """See ``Worker``."""
         if self._snapshot is None:
             raise NotLoadedError("it could not be loaded when the app started")
         async with self._start(services) as guest:
-            self._snapshot.restore(guest)
+            await self._snapshot.restore(guest)
             given = await _give(guest, request)
             at = await guest.call(guest.export(HANDLE.encode()), *given)
             if not at:
