@@ -360,9 +360,10 @@ uninstall() {
 
 # For the container that keeps the pod there when the installation is done.
 wait_for_the_end() {
-    trap 'trap "" TERM; kill 0; exit 0' TERM INT
     sleep infinity &
-    wait $!
+    sleeping=$!
+    trap 'kill "$sleeping"; exit 0' TERM INT
+    wait "$sleeping"
 }
 
 case "${1:-}" in
