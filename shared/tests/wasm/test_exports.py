@@ -24,6 +24,18 @@ def test_functions_and_memory() -> None:
     check_memory(exports, "app")
 
 
+@pytest.mark.parametrize("type_", ["v128", "externref", "funcref"])
+def test_types_that_the_host_has_no_values_of(type_: str) -> None:
+    """wasmtime would end the process if asked which these are."""
+    exports = read_exports(
+        module(
+            f"""(module (func (export "give") (param f64 {type_} f32) (unreachable))
+            (func (export "take") (result {type_}) (unreachable)))"""
+        )
+    )
+    assert exports == {"give": (("f64", "other", "f32"), ()), "take": ((), ("other",))}
+
+
 def test_a_memory_that_is_none() -> None:
     exports = read_exports(module('(module (func (export "memory")))'))
     with pytest.raises(ModuleError, match="app: exports no memory named 'memory'"):

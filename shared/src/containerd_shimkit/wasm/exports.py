@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import wasmtime
 
 from containerd_shimkit.errors import ModuleError
+from containerd_shimkit.wasm.native import is_same_type
 
 FunctionType: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
-"""Types of parameters and results."""
+"""Types of parameters and results: of numbers their names, of anything else ``other``."""
 Exports: TypeAlias = dict[str, FunctionType | None]
 """Types of exported functions by name; None for what is no function."""
+
+_TYPES: Final = {
+    "i32": wasmtime.ValType.i32(),
+    "i64": wasmtime.ValType.i64(),
+    "f32": wasmtime.ValType.f32(),
+    "f64": wasmtime.ValType.f64(),
+}
 
 
 def read_exports(module: wasmtime.Module) -> Exports:
@@ -45,7 +53,12 @@ def check_memory(exports: Exports, name: str) -> None:
 def _function_type(type_: Any) -> FunctionType | None:
     if not isinstance(type_, wasmtime.FuncType):
         return None
-    return tuple(map(str, type_.params)), tuple(map(str, type_.results))
+    return tuple(map(_value_type, type_.params)), tuple(map(_value_type, type_.results))
+
+
+def _value_type(type_: wasmtime.ValType) -> str:
+    # Asking what kind of type it is ends the process if that is none of WebAssembly 1.0.
+    return next((name for name, known in _TYPES.items() if is_same_type(type_, known)), "other")
 
 
 def _described(type_: FunctionType) -> str:

@@ -170,6 +170,11 @@ def address(obj: Any) -> int:
     return value
 
 
+def is_same_type(one: wasmtime.ValType, other: wasmtime.ValType) -> bool:
+    """Whether two types of values are the same, whatever they are."""
+    return ffi.wasmtime_wasm_valtype_equal(one.ptr(), other.ptr())
+
+
 def _take_text(fill: Callable[..., Any], owner: int) -> str:
     vector = ffi.wasm_byte_vec_t()
     fill(owner, ctypes.byref(vector))
