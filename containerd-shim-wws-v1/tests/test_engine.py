@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import wasmtime
 
 from containerd_shim_wws_v1.engine import WwsEngine
 from containerd_shim_wws_v1.settings import Settings
@@ -17,6 +18,7 @@ from containerd_shimkit.testing.http import fetch
 Image = Any  # of conftest.py
 
 EMPTY_MODULE = b"\0asm\1\0\0\0"
+EMPTY_COMMAND = '(memory (export "memory") 1) (func (export "_start"))'
 COMPONENT = b"\0asm\x0d\0\1\0"
 
 
@@ -49,6 +51,20 @@ def test_module_that_is_none(image: Image, content: bytes, reason: str) -> None:
     with pytest.raises(ModuleError) as caught:
         image.prepare()
     assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        '"wasi_snapshot_preview1" "fd_write" (func (param i32))',
+        '"wasi_snapshot_preview1" "fd_write" (global i32)',
+        '"http" "send-http-request" (func (param v128))',
+    ],
+)
+def test_import_of_another_type(image: Image, wanted: str) -> None:
+    image.file("bad.wasm", bytes(wasmtime.wat2wasm(f"(module (import {wanted}) {EMPTY_COMMAND})")))
+    with pytest.raises(ModuleError, match=r"^/bad\.wasm: incompatible import type for `"):
+        image.prepare()
 
 
 def test_bad_configuration_is_ignored(image: Image, caplog: pytest.LogCaptureFixture) -> None:

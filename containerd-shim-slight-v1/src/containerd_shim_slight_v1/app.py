@@ -81,7 +81,7 @@ class LinkedApp:
         return cls(
             name=name,
             exports=exports,
-            template=GuestTemplate(engine, linker, module, imports),
+            template=GuestTemplate(engine, linker, module, imports, name),
             wasi=wasi,
             ticker=Ticker(engine),
             max_memory_bytes=max_memory_bytes,

@@ -84,7 +84,7 @@ class LinkedComponent:
             component=component,
             name=name,
             exports=read_exports(module),
-            template=GuestTemplate(host.engine, host.linker, module, host.imports),
+            template=GuestTemplate(host.engine, host.linker, module, host.imports, name),
             wasi=wasi,
             ticker=host.ticker,
             max_memory_bytes=max_memory_bytes,

@@ -44,7 +44,7 @@ class Host:
         check_imports(module, self.linker, wasmtime.Store(self.engine), name)
         exports = read_exports(module)
         check_memory(exports, name)
-        template = GuestTemplate(self.engine, self.linker, module, self.imports)
+        template = GuestTemplate(self.engine, self.linker, module, self.imports, name)
         return LinkedModule(name, exports, template, self)
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 
 import wasmtime
 
+from containerd_shimkit.errors import ModuleError
 from containerd_shimkit.wasm import native
 from containerd_shimkit.wasm.engine import Ticker
 from containerd_shimkit.wasm.native import GuestTrap
@@ -123,9 +124,14 @@ class GuestTemplate:
         linker: wasmtime.Linker,
         module: wasmtime.Module,
         imports: Waiting,
+        name: str = "the module",
     ) -> None:
+        """name: what messages call it.  Raises ModuleError for imports of another type."""
         self._keep = (engine, linker, module, imports)
-        self._pre = linker.instantiate_pre(module)
+        try:
+            self._pre = linker.instantiate_pre(module)
+        except wasmtime.WasmtimeError as exc:
+            raise ModuleError(f"{name}: {exc}") from None
         self.engine = c_void_p(native.address(engine))
         self.pre = c_void_p(native.address(self._pre))
         self.frames: list[_Frame] = []
