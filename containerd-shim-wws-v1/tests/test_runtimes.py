@@ -178,6 +178,17 @@ def test_worker_of_a_runtime(image: Image, place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
+def test_wrapper_that_makes_much_of_a_source(image: Image, place: Path) -> None:
+    install(image)
+    image.file(f"{PLACE}/wrapper.txt", "{source}" * 100_000)
+    image.file("a.rb", "x" * 100_000)
+    with pytest.raises(ManifestError) as caught:
+        image.prepare()
+    assert str(caught.value) == (
+        "/a.rb: has 10000800000 characters in the wrapper of ruby, more than 8388608"
+    )
+
+
 def test_without_wrapper_and_polyfill(image: Image, place: Path) -> None:
     image.file(".wws.toml", RUBY[: RUBY.index("[repositories.runtimes.polyfill]")])
     image.worker(f"{PLACE}/ruby.wasm")

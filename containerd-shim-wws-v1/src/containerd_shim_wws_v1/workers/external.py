@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from containerd_shim_wws_v1.project.files import ProjectFiles, shown
+from containerd_shim_wws_v1.project.files import MAX_TEXT_BYTES, ProjectFiles, shown
 from containerd_shim_wws_v1.project.runtimes import Runtime
 from containerd_shimkit.errors import ManifestError, MissingFileError
 from containerd_shimkit.scratch import NoScratchError, make_scratch
@@ -24,6 +24,7 @@ SOURCES: Final = "/src"
 """Where a guest sees its source."""
 
 _PLACEHOLDER: Final = "{source}"
+_MAX_WRAPPED: Final = 2 * MAX_TEXT_BYTES  # source and wrapper; a wrapper may name it many times
 
 
 class ExternalSources:
@@ -38,6 +39,12 @@ class ExternalSources:
         source = self._read(file)
         if runtime.wrapper is not None:
             wrapper = self._read(runtime.path(runtime.wrapper))
+            size = len(wrapper) + wrapper.count(_PLACEHOLDER) * len(source)
+            if size > _MAX_WRAPPED:
+                raise ManifestError(
+                    f"{shown(file)}: has {size} characters in the wrapper of {runtime.name}, "
+                    f"more than {_MAX_WRAPPED}"
+                )
             source = wrapper.replace(_PLACEHOLDER, source)
         texts = {f"index.{runtime.extensions[0]}": source}
         if runtime.polyfill is not None:
