@@ -1,8 +1,8 @@
 """TOML text together with where each of its keys stands, so that an error can point at it.
 
 ``tomllib`` reads the values and says nothing of their places. ``scan_positions`` goes over the same
-text once more and notes the place of each table header, key and array element. It runs only on text
-that ``tomllib`` has accepted and so leaves out every check.
+text and notes the place of each table header, key and array element. What it says of text that
+``tomllib`` does not accept means nothing: it leaves out every check but that of depth.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from containerd_shimkit.errors import ManifestError
 
 MANIFEST_MAX_CHARS = 1 << 20  # a manifest is written by hand; 1 Mi characters is far beyond one
 
+MAX_DEPTH = 64  # keys and indexes in one another; each is kept with all that are around it
+
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys, and indexes for arrays of either kind: ``("component", 0, "trigger", "route")``."""
+
+
+class TooDeepError(Exception):
+    """Arrays or tables are nested more deeply than is read."""
+
+    def __init__(self) -> None:
+        super().__init__("arrays or tables are nested too deeply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +62,30 @@ def load_toml(text: str, file: str) -> ParsedFile:
             f"{file}: {len(text)} characters exceed the limit of {MANIFEST_MAX_CHARS}"
         )
     try:
-        return ParsedFile(file, tomllib.loads(text), scan_positions(text))
+        positions = _scan_first(text)
+        data = tomllib.loads(text)
+        return ParsedFile(file, data, scan_positions(text) if positions is None else positions)
+    except TooDeepError as exc:
+        raise ManifestError(f"{file}: {exc}") from None
     except tomllib.TOMLDecodeError as exc:
         raise ManifestError(_syntax_message(str(exc), text, file)) from None
     except ValueError as exc:  # an integer of more digits than Python converts
         raise ManifestError(f"{file}: {exc}") from None
     except RecursionError:
         raise ManifestError(f"{file}: arrays or tables are nested too deeply") from None
+
+
+def _scan_first(text: str) -> dict[KeyPath, Position] | None:
+    """Return what ``scan_positions`` does, None if the text is no TOML. Raises TooDeepError.
+
+    What ``tomllib`` takes for a key of many parts grows with their square.
+    """
+    try:
+        return scan_positions(text)
+    except TooDeepError:
+        raise
+    except Exception:
+        return None  # tomllib says what is wrong, if anything is
 
 
 def _syntax_message(message: str, text: str, file: str) -> str:
@@ -79,6 +105,7 @@ def scan_positions(text: str) -> dict[KeyPath, Position]:
 
     text: valid TOML.  A table that has a header is at its ``[``; one that exists only by a dotted
     key or by a header below it is at its first mention; an array element is at its value.
+    Raises TooDeepError.
     """
     text = text.replace("\r\n", "\n")  # as tomllib does, so that its columns and ours agree
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
@@ -167,6 +194,8 @@ class _Scanner:
             self._skip(_SPACE)
             if self._text[self._at] != ".":
                 return keys
+            if len(keys) == MAX_DEPTH:
+                raise TooDeepError
             self._at += 1
 
     def _key(self) -> str:
@@ -181,6 +210,8 @@ class _Scanner:
                 return self._skip(_BARE_KEY)
 
     def _value(self, path: KeyPath) -> None:
+        if len(path) > MAX_DEPTH:
+            raise TooDeepError
         text, at = self._text, self._at
         if text.startswith('"""', at):
             self._skip(_MULTI_BASIC)
@@ -203,6 +234,8 @@ class _Scanner:
         while self._another_item("]"):
             self._offsets[(*path, index)] = self._at
             self._value((*path, index))
+            if self._at == self._offsets[(*path, index)]:
+                raise ValueError("the text is no TOML")
             index += 1
 
     def _inline_table(self, path: KeyPath) -> None:
