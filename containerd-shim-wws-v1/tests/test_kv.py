@@ -238,6 +238,22 @@ def test_processes_share_a_directory(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_time_of_a_file_only_goes_on(tmp_path: Path) -> None:
+    """By it others see a change, also where its number is one that they know."""
+
+    async def main() -> None:
+        store = DirectoryStore(tmp_path)
+        await store.change("n", Changes({"k": "1"}))
+        (file,) = tmp_path.glob("*.json")
+        later = file.stat().st_mtime_ns + 10**12
+        os.utime(file, ns=(later, later))
+        await store.change("n", Changes({"k": "2"}))
+        assert file.stat().st_mtime_ns > later
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
 def test_lock_that_others_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("containerd_shim_wws_v1.kv.directory.LOCK_SECONDS", 0.05)
     with (tmp_path / "n.lock").open("w") as lock:
