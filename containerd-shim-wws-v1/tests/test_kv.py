@@ -267,6 +267,29 @@ def test_lock_that_others_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not (tmp_path / "n.json").exists()
 
 
+def test_lock_that_others_keep_holds_up_its_namespace_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are few threads, which names are looked up with as well."""
+    monkeypatch.setattr("containerd_shim_wws_v1.kv.directory.LOCK_SECONDS", 20)
+
+    async def main() -> None:
+        store = DirectoryStore(tmp_path)
+        with (tmp_path / "n.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            changes = [
+                asyncio.create_task(store.change("n", Changes({str(n): ""}))) for n in range(40)
+            ]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await store.change("other", Changes({"a": "1"}))
+                assert await store.read("other") == {"a": "1"}
+        await asyncio.gather(*changes)
+        assert len(await store.read("n")) == 40
+
+    asyncio.run(main())
+
+
 def test_workers_at_once_lose_nothing(stores: Image) -> None:
     async def main(port: int) -> None:
         found = Stores(port)

@@ -13,6 +13,7 @@ import json
 import os
 import stat
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +41,15 @@ class DirectoryStore(Store):
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._known: dict[str, tuple[_Stamp, dict[str, str]]] = {}
+        # One thread at most waits for the file's lock: there are few of them.
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(self, namespace: str) -> Mapping[str, str]:
         return await asyncio.to_thread(self._read, namespace)
 
     async def change(self, namespace: str, changes: Changes) -> None:
-        await asyncio.to_thread(self._change, namespace, changes)
+        async with self._changing[namespace]:
+            await asyncio.to_thread(self._change, namespace, changes)
 
     async def close(self) -> None:
         """Nothing is open."""
