@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 import uvloop
 
-from containerd_shim_wws_v1.contract import request_json
+from containerd_shim_wws_v1.contract import (
+    ResponseBodyError,
+    ResponseError,
+    parse_response,
+    request_json,
+)
 
 
 async def requested(body: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
@@ -18,6 +24,28 @@ async def requested(body: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
         url="/a", method="POST", headers=headers, body=body, kv={"k": "v"}, params={"p": "q"}
     )
     return json.loads(text)
+
+
+def turns_during(main: Coroutine[Any, Any, None]) -> int:
+    """Return how many turns others have had."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        counting = asyncio.create_task(count())
+        try:
+            await main
+        finally:
+            counting.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(both())
+    return turns
 
 
 @pytest.mark.parametrize(
@@ -61,20 +89,61 @@ def test_bodies(body: bytes) -> None:
 
 @pytest.mark.parametrize("byte", [b"x", b"\0", b"\xff"])
 def test_others_are_served_while_a_large_body_is_written(byte: bytes) -> None:
-    body = byte * (8 << 20)
-    turns = 0
+    async def main() -> None:
+        await requested(byte * (8 << 20), [])
 
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
+    assert turns_during(main()) > 30
+
+
+MANY = 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("data", "encoded", "body"),
+    [
+        ("x" * 8 * MANY, False, b"x" * 8 * MANY),
+        ("\n" * MANY, False, b"\n" * MANY),
+        ('é"\\' * MANY, False, 'é"\\'.encode() * MANY),
+        ("AAAA" * MANY + "QQ==", True, bytes(3 * MANY) + b"A"),
+    ],
+    ids=range(4),
+)
+def test_others_are_served_while_a_large_response_is_read(
+    data: str, encoded: bool, body: bytes
+) -> None:
+    output = json.dumps({"data": data, "base64": encoded, "headers": {"a": "b"}}).encode()
 
     async def main() -> None:
-        counting = asyncio.create_task(count())
-        await requested(body, [])
-        counting.cancel()
+        response = await parse_response(output)
+        assert response.body == body
+        assert (b"a", b"b") in response.headers
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
-    assert turns > 30
+    assert turns_during(main()) > 10
+
+
+@pytest.mark.parametrize("data", ["AAAA" * 70_000 + "A", "QQ==" + "AAAA" * 70_000, "A=A=", "é"])
+def test_data_that_is_no_base64(data: str) -> None:
+    async def main() -> None:
+        with pytest.raises(ResponseBodyError, match="no base64"):
+            await parse_response(json.dumps({"data": data, "base64": True}).encode())
+
+    turns_during(main())
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (b'{"data": "' + b"x" * MANY, "no JSON"),
+        (b'{"data": "' + b"x" * MANY + b"\\", "no JSON"),
+        (b"{" + b" " * MANY, "beside its strings"),
+        (b'{"data": ["' + b'","' * MANY, "beside its strings"),
+        (b'{"data": "' + b'\\"' * MANY + b'", ' + b"[" * MANY, "beside its strings"),
+    ],
+    ids=range(5),
+)
+def test_large_output_that_is_none(output: bytes, reason: str) -> None:
+    async def main() -> None:
+        with pytest.raises(ResponseError, match=reason):
+            await parse_response(output)
+
+    turns_during(main())

@@ -32,9 +32,12 @@ MAX_RESPONSE_BYTES: Final = 64 << 20
 
 _PIECE_BYTES: Final = 3 << 16
 """Of a body, written at once: whole groups of base64."""
+_BASE64_CHARACTERS: Final = 1 << 18
+"""Read at once: whole groups."""
 _MAX_SKELETON_BYTES: Final = 1 << 20
 """Of it without what is in strings."""
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+_Utf8Decoder: Final = getincrementaldecoder("utf-8")
 _MAX_HEADERS: Final = 1000
 _MAX_HEADER_BYTES: Final = 256 << 10
 _HTML: Final = (b"content-type", b"text/html")
@@ -98,7 +101,7 @@ async def _body_pieces(body: bytes) -> tuple[list[bytes], bool]:
 
 
 async def _text_pieces(body: bytes) -> AsyncIterator[bytes]:
-    decoder = getincrementaldecoder("utf-8")()
+    decoder = _Utf8Decoder()
     for at in range(0, len(body), _PIECE_BYTES):
         end = at + _PIECE_BYTES
         text = decoder.decode(body[at:end], final=end >= len(body))
@@ -141,10 +144,13 @@ def _forwarded(value: str) -> dict[str, str]:
     return found
 
 
-def parse_response(output: bytes) -> Response:
-    """Read what a worker gives. Raises ResponseError, ResponseBodyError."""
+async def parse_response(output: bytes) -> Response:
+    """Read what a worker gives. Raises ResponseError, ResponseBodyError.
+
+    Others are served between the parts of what is to be done for a large one.
+    """
     if len(output) > _MAX_SKELETON_BYTES:
-        _check_skeleton(output)
+        await _check_skeleton(output)
     try:
         response = json.loads(output)
     except (ValueError, RecursionError):
@@ -157,26 +163,48 @@ def parse_response(output: bytes) -> Response:
     store = _store(response["kv"]) if response.get("kv") is not None else None
     encoded = _field(response, "base64", bool, False)
     try:
-        body = base64.b64decode(data, validate=True) if encoded else data.encode()
+        body = await _decoded(data) if encoded else data.encode()
     except (binascii.Error, ValueError):
         what = "base64" if encoded else "Unicode"
         raise ResponseBodyError(f"the response's data is no {what}") from None
     return Response(_status(status), headers, body, store)
 
 
-def _check_skeleton(output: bytes) -> None:
+async def _decoded(data: str) -> bytes:
+    """Return what base64 stands for. Raises ValueError, of which binascii.Error is one."""
+    if "=" in data[:-2]:
+        raise ValueError("there is more behind the end")
+    pieces = []
+    for at in range(0, len(data), _BASE64_CHARACTERS):
+        if at:
+            await asyncio.sleep(0)
+        pieces.append(base64.b64decode(data[at : at + _BASE64_CHARACTERS], validate=True))
+    return b"".join(pieces)
+
+
+async def _check_skeleton(output: bytes) -> None:
     """Raise ResponseError for more than a response needs: each empty list would take 64 bytes."""
-    size = 0
-    end = 0
-    for string in _STRING.finditer(output):
-        size += string.start() - end + 2
-        end = string.end()
+    size = at = 0
+    turn = _PIECE_BYTES
+    while at < len(output):
+        quote = output.find(b'"', at)
+        size += (quote + 2 if quote >= 0 else len(output)) - at
         if size > _MAX_SKELETON_BYTES:
-            break
-    if size + len(output) - end > _MAX_SKELETON_BYTES:
-        raise ResponseError(
-            f"the worker's output has more than {_MAX_SKELETON_BYTES} bytes beside its strings"
-        )
+            raise ResponseError(
+                f"the worker's output has more than {_MAX_SKELETON_BYTES} bytes beside its strings"
+            )
+        if quote < 0:
+            return
+        at, ended = quote + 1, False
+        while not ended and at < len(output):
+            part = _IN_STRING.match(output, at, at + _PIECE_BYTES)
+            assert part is not None, "it may be empty"
+            if part.end() == at:  # half an escape, at the very end
+                return
+            at, ended = part.end(), bool(part[1])
+            if at > turn:
+                await asyncio.sleep(0)
+                turn = at + _PIECE_BYTES
 
 
 def _field(response: dict[str, Any], name: str, kind: type, default: Any) -> Any:

@@ -173,7 +173,7 @@ class HttpTrigger:
             kv=values,
             params=params,
         )
-        response = parse_response(await worker.run(self._services, request))
+        response = await parse_response(await worker.run(self._services, request))
         if namespace is not None and response.kv is not None:
             changes = changes_between(values, response.kv)
             if changes:
