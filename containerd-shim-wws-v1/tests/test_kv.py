@@ -153,6 +153,27 @@ def test_redis_that_fails(stores: Image, redis: Server, caplog: pytest.LogCaptur
     assert "wr0ng" not in caplog.text
 
 
+def test_what_two_have_added_at_once_can_be_read_and_removed(redis: Server) -> None:
+    """Nobody else could make room, and the namespace were lost to its workers."""
+    address = RedisAddress.parse(f"redis://:s3cret@{redis.host}:{redis.port}/3")
+
+    async def main() -> None:
+        store = RedisStore(address, TrustedCertificates({}))
+        try:
+            for key in "abcd":
+                await store.change("n", Changes({key: "v" * (15 << 20)}))
+            assert (await store.read("n")).keys() == set("abcd")
+            await store.change("n", Changes({}, frozenset("abc")))
+            await store.change("n", Changes({key: "v" * (16 << 20) for key in "abcd"}))
+            with pytest.raises(StoreFullError, match="'n' would have more than 67108864 bytes"):
+                await store.read("n")
+        finally:
+            await store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
 def test_redis_refuses_a_change(stores: Image, redis: Server) -> None:
     """The connection is as good as before."""
     address = RedisAddress.parse(f"redis://:s3cret@{redis.host}:{redis.port}/2")

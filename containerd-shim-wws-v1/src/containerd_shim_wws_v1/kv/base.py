@@ -70,16 +70,18 @@ def changes_between(before: Mapping[str, str], after: Mapping[str, str]) -> Chan
     return Changes(written, frozenset(before.keys() - after.keys()))
 
 
-def check_size(namespace: str, values: Mapping[str, str]) -> None:
-    """Raise StoreFullError if a namespace may not hold these values."""
-    if len(values) > MAX_KEYS:
-        raise StoreFullError(f"the store {namespace!r} would have more than {MAX_KEYS} keys")
+def check_size(namespace: str, values: Mapping[str, str], times: int = 1) -> None:
+    """Raise StoreFullError if a namespace may not hold these values.
+
+    times: what it may hold, where more is borne.
+    """
+    most_keys, most_bytes = MAX_KEYS * times, MAX_NAMESPACE_BYTES * times
+    if len(values) > most_keys:
+        raise StoreFullError(f"the store {namespace!r} would have more than {most_keys} keys")
     size = sum(
         len(text) if text.isascii() else len(text.encode(errors="replace"))
         for pair in values.items()
         for text in pair
     )
-    if size > MAX_NAMESPACE_BYTES:
-        raise StoreFullError(
-            f"the store {namespace!r} would have more than {MAX_NAMESPACE_BYTES} bytes"
-        )
+    if size > most_bytes:
+        raise StoreFullError(f"the store {namespace!r} would have more than {most_bytes} bytes")

@@ -17,6 +17,10 @@ from containerd_shimkit.tls import TrustedCertificates
 
 MAX_CONNECTIONS: Final = 64
 
+_BORNE: Final = 4
+"""Times what a namespace may hold: several that change it at once, each within the bound, may go
+beyond it, and only a worker that can read it can make room."""
+
 
 class RedisStore(Store):
     """See the module."""
@@ -32,7 +36,7 @@ class RedisStore(Store):
         # Somebody else's values need not be UTF-8.
         texts = [each.decode(errors="replace") for each in reply if isinstance(each, bytes)]
         values = dict(zip(texts[::2], texts[1::2], strict=True))
-        check_size(namespace, values)
+        check_size(namespace, values, _BORNE)
         return values
 
     async def change(self, namespace: str, changes: Changes) -> None:
