@@ -136,10 +136,13 @@ def test_data_that_is_no_base64(data: str) -> None:
         (b'{"data": "' + b"x" * MANY, "no JSON"),
         (b'{"data": "' + b"x" * MANY + b"\\", "no JSON"),
         (b"{" + b" " * MANY, "beside its strings"),
+        # Half of a character is what ends a string where each is a byte.
+        (('{"data": "∀", "m": [' + "[]," * MANY + "0]}").encode("utf-16-le"), "no JSON"),
+        (('{"data": "∀", "m": [' + "[]," * MANY + "0]}").encode("utf-32-be"), "no JSON"),
         (b'{"data": ["' + b'","' * MANY, "beside its strings"),
         (b'{"data": "' + b'\\"' * MANY + b'", ' + b"[" * MANY, "beside its strings"),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_large_output_that_is_none(output: bytes, reason: str) -> None:
     async def main() -> None:

@@ -152,7 +152,7 @@ async def parse_response(output: bytes) -> Response:
     if len(output) > _MAX_SKELETON_BYTES:
         await _check_skeleton(output)
     try:
-        response = json.loads(output)
+        response = json.loads(output.decode())  # of bytes, UTF-16 would be taken as well
     except (ValueError, RecursionError):
         raise ResponseError(f"the worker's output is no JSON: {_shown(output)}") from None
     if not isinstance(response, dict):
