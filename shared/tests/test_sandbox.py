@@ -113,9 +113,9 @@ async def test_init_has_its_own_descriptors_only(tmp_path: Path, namespace: str)
         for created in (first, pid):
             found = descriptors_of(created)
             assert {found.pop(fd) for fd in (0, 1, 2)} == {"/dev/null"}
-            # The node's certificates, where it has any, and the socket to the shim.
+            # The node's certificates, where it has any, the image, and the socket to the shim.
             files = {link for link in found.values() if not link.startswith("socket:")}
-            assert files <= set(map(os.path.realpath, BUNDLES))
+            assert files <= {"/", *map(os.path.realpath, BUNDLES)}
             assert len(found) - len(files) == 1
         await running.start("c")
         links = set(descriptors_of(pid).values()) - files

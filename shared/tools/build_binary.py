@@ -21,7 +21,7 @@ from binary.archive import compress, pack
 from binary.interpreter import Interpreter, chosen_interpreter
 from binary.launcher import compile_launcher, write_binary
 from binary.places import BuildError, digest_of
-from binary.runtime import LOADERS, Runtime, build_runtime, compile_tree
+from binary.runtime import LOADERS, Runtime, build_runtime, compile_tree, own_wheels
 from binary.table import size_table
 
 from containerd_shimkit.cli import version_text
@@ -99,6 +99,8 @@ def _package(name: str, interpreter: Interpreter, runtime: Runtime, sources: Pat
             for package in sorted((sources / source).iterdir()):
                 if (package / "__init__.py").exists():
                     shutil.copytree(package, stage / package.name, ignore=ignore)
+        if (wheels := own_wheels(name, interpreter)) is not None:
+            shutil.copytree(wheels, stage, dirs_exist_ok=True)
         main = (places.LAUNCHER / "main.py.in").read_text()
         (stage / "main.py").write_text(main.format(name=name))
         compile_tree(stage, interpreter)

@@ -175,8 +175,8 @@ def test_engine_sees_nothing_of_the_hosts_files(node: Node, volume: Path) -> Non
     # Python keeps /dev/urandom open where the C library it was built with has no getrandom, and
     # libffi the program it is linked to.
     (python,) = {link for link in files if "/bin/python3" in link}
-    # The node's certificates, which the image has none of.
-    allowed = {"/dev/urandom", python, *map(os.path.realpath, BUNDLES)}
+    # The node's certificates, which the image has none of; the image and the volume, for guests.
+    allowed = {"/dev/urandom", python, *map(os.path.realpath, BUNDLES), "/", "/volume"}
     assert files - compiled - allowed == {"/dev/null", f"{app.log_file}"}
     # Shared by all containers of the image; the engine cannot write to it by any name.
     assert len(compiled) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -49,7 +50,19 @@ def test_image_in_another_ones_directory_has_both_names() -> None:
 
 @pytest.mark.parametrize("directory", IMAGES.values(), ids=IMAGES.keys())
 def test_dockerfile_copies_the_same_files(directory: Path) -> None:
-    copies = re.findall(r"^COPY (\S+) /(\S*)$", (directory / "Dockerfile").read_text(), re.M)
-    by_docker = {source: target + Path(source).name for source, target in copies}
+    by_docker: dict[str, str] = {}
+    for line in re.findall(r"^COPY (.*)$", (directory / "Dockerfile").read_text(), re.M):
+        *sources, target = shlex.split(line)
+        for source in sources:
+            by_docker |= copied(directory, source, target.lstrip("/"))
     settings = tomllib.loads((directory / "image.toml").read_text())
     assert by_docker == {file["source"]: file["path"] for file in settings["files"]}
+
+
+def copied(directory: Path, source: str, target: str) -> dict[str, str]:
+    """Return what a COPY of one source does: files and where they are in the image."""
+    path = directory / source
+    if path.is_dir():
+        files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+        return {f"{source}/{file}": f"{target}/{file}" for file in files}
+    return {source: target + path.name if target in ("", f"{target.rstrip('/')}/") else target}

@@ -10,9 +10,12 @@ licenses/                  of what comes from Debian
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +39,23 @@ _LEFT_OUT_OF_WHEELS: Final = (
     *("__pycache__", "bin", "include", "*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "*.proto"),
     *("RECORD", "INSTALLER", "REQUESTED", "WHEEL", "top_level.txt", "entry_points.txt", "tests"),
 )
+
+
+# What one shim alone needs: Kafka and NATS. It travels with that shim.
+OWN_WHEELS: Final = {
+    "slight": frozenset(
+        (
+            "aiokafka",
+            "async-timeout",
+            "cffi",
+            "cramjam",
+            "nats-py",
+            "packaging",
+            "pycparser",
+            "pynacl",
+        )
+    )
+}
 
 
 class Runtime:
@@ -85,7 +105,8 @@ def _fill(stage: Path, interpreter: Interpreter, seccomp: Path) -> None:
     for directory in interpreter.libraries:
         ignore = shutil.ignore_patterns(*_LEFT_OUT)
         shutil.copytree(directory, library, ignore=ignore, dirs_exist_ok=True)
-    _install_wheels(library / "site-packages", interpreter)
+    others = frozenset[str]().union(*OWN_WHEELS.values())
+    _install_wheels(library / "site-packages", interpreter, lambda name: name not in others)
     compile_tree(library, interpreter)
     programs = [python, *(path for path in library.rglob("*.so*") if path.is_file())]
     _bundle_libraries(stage, [*programs, seccomp], interpreter)
@@ -102,11 +123,43 @@ def compile_tree(directory: Path, interpreter: Interpreter) -> None:
     run([interpreter.executable, "-IS", *no_cache, script, directory], PYTHONHASHSEED="0")
 
 
-def _install_wheels(directory: Path, interpreter: Interpreter) -> None:
+def own_wheels(shim: str, interpreter: Interpreter) -> Path | None:
+    """Return a directory with the wheels of ``OWN_WHEELS``, None if the shim has none."""
+    names = OWN_WHEELS.get(shim)
+    if names is None:
+        return None
+    tools = [TOOLS / "binary" / "runtime.py"]
+    digest = digest_of(interpreter.digest, MACHINE, [REPOSITORY / "requirements.lock", *tools])
+    directory = BUILD / f"{shim}-wheels-{digest}"
+    if not directory.is_dir():
+        stage = BUILD / f"{shim}-wheels-{digest}.new-{os.getpid()}"
+        shutil.rmtree(stage, ignore_errors=True)
+        try:
+            _install_wheels(stage, interpreter, names.__contains__)
+            for path in stage.rglob("*.so*"):
+                _strip(path)
+            stage.rename(directory)
+        except OSError:  # somebody else was quicker
+            if not directory.is_dir():
+                raise
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return directory
+
+
+def _install_wheels(
+    directory: Path, interpreter: Interpreter, wanted: Callable[[str], bool]
+) -> None:
+    """Install those of ``requirements.lock`` whose names are wanted."""
+    entries = re.split(r"^(?=[a-z0-9])", (REPOSITORY / "requirements.lock").read_text(), flags=re.M)
+    chosen = [entry for entry in entries if "==" in entry and wanted(entry.partition("==")[0])]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
     command += ["--require-hashes", "--only-binary", ":all:", "--target", str(directory)]
     command += ["--python-version", interpreter.version, "--implementation", "cp"]
-    done = subprocess.run([*command, "--requirement", str(REPOSITORY / "requirements.lock")])
+    with tempfile.NamedTemporaryFile("w", suffix=".lock") as lock:
+        lock.write("".join(chosen))
+        lock.flush()
+        done = subprocess.run([*command, "--requirement", lock.name])
     if done.returncode:
         raise BuildError("pip could not install the wheels of requirements.lock")
     for pattern in _LEFT_OUT_OF_WHEELS:
