@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,14 @@ import pytest
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import App, Node
 from containerd_shimkit.testing.containerd import Containerd
-from containerd_shimkit.testing.shim_nodes import import_example, make_node, shared_nodes
+from containerd_shimkit.testing.shim_nodes import (
+    import_example,
+    make_node,
+    node,
+    session_nodes_fixture,
+)
+
+__all__ = ["node"]  # a fixture
 
 GUESTS = Path(__file__).parents[1] / "guests"
 
@@ -37,22 +42,7 @@ def make_slight_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Nod
     return make_node(daemon, directory, shim_dir, "slight", probe_of)
 
 
-@pytest.fixture(scope="session")
-def session_nodes(
-    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
-) -> Iterator[Callable[[str], Node]]:
-    """One of each program of containerd, for all tests of a worker."""
-    make_directory = partial(tmp_path_factory.mktemp, "node")
-    with shared_nodes(make_directory, shim_dir, shims_home, make_slight_node) as get:
-        yield get
-
-
-@pytest.fixture
-def node(session_nodes: Callable[[str], Node], containerd_binary: str) -> Iterator[Node]:
-    """A containerd that others use too; what a test starts must be gone at its end."""
-    node = session_nodes(containerd_binary)
-    with node.leaving_nothing():
-        yield node
+session_nodes = session_nodes_fixture(make_slight_node)
 
 
 @pytest.fixture

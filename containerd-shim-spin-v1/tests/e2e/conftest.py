@@ -22,9 +22,12 @@ from containerd_shimkit.testing.pods import PodImages, run_burst
 from containerd_shimkit.testing.shim_nodes import (
     import_example,
     make_node,
+    node,
     running_cri,
-    shared_nodes,
+    session_nodes_fixture,
 )
+
+__all__ = ["node"]  # a fixture
 
 CNI_PLUGINS = [Path("/usr/lib/cni", name) for name in ("bridge", "loopback", "portmap")]
 GUESTS = Path(__file__).parents[1] / "guests"
@@ -96,28 +99,13 @@ def make_spin_node(daemon: Containerd, directory: Path, shim_dir: Path) -> Node:
     return make_node(daemon, directory, shim_dir, "spin", probe_of)
 
 
-@pytest.fixture(scope="session")
-def session_nodes(
-    tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
-) -> Iterator[Callable[[str], Node]]:
-    """One of each program of containerd, for all tests of a worker."""
-    make_directory = partial(tmp_path_factory.mktemp, "node")
-    with shared_nodes(make_directory, shim_dir, shims_home, make_spin_node) as get:
-        yield get
+session_nodes = session_nodes_fixture(make_spin_node)
 
 
 @pytest.fixture(scope="session")
 def session_node(session_nodes: Callable[[str], Node], default_binary: str) -> Node:
     """One for all tests of a worker."""
     return session_nodes(default_binary)
-
-
-@pytest.fixture
-def node(session_nodes: Callable[[str], Node], containerd_binary: str) -> Iterator[Node]:
-    """A containerd that others use too; what a test starts must be gone at its end."""
-    node = session_nodes(containerd_binary)
-    with node.leaving_nothing():
-        yield node
 
 
 @pytest.fixture

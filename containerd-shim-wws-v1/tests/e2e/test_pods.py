@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import pytest
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import free_address
 from containerd_shimkit.testing.cri import Cri, Pod
-from containerd_shimkit.testing.fixtures import each_containerd
 from containerd_shimkit.testing.pods import Web
-from containerd_shimkit.testing.shim_nodes import running_cri
+from containerd_shimkit.testing.shim_nodes import cri, running_fixture
+
+__all__ = ["cri"]  # a fixture
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -27,26 +27,7 @@ namespace = "n"
 """
 
 
-@pytest.fixture(scope="module", params=each_containerd("wws-cri"))
-def running(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    shim_dir: Path,
-    shims_home: Path,
-) -> Iterator[Cri]:
-    """A containerd with CRI of each version."""
-    directory = tmp_path_factory.mktemp("cri")
-    root = request.config.rootpath
-    with running_cri(directory, root, shim_dir, shims_home, "wws", request.param) as cri:
-        cri.import_busybox()
-        yield cri
-
-
-@pytest.fixture
-def cri(running: Cri) -> Iterator[Cri]:
-    """What a test runs must be gone at its end."""
-    with running.leaving_nothing():
-        yield running
+running = running_fixture("wws")
 
 
 @pytest.fixture(scope="module")

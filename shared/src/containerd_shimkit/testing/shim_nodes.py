@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from containerd_shimkit.testing.apps import Node
 from containerd_shimkit.testing.containerd import Containerd
 from containerd_shimkit.testing.cri import BUSYBOX, Cri
-from containerd_shimkit.testing.fixtures import containerd_program, running_containerd
+from containerd_shimkit.testing.fixtures import (
+    containerd_program,
+    each_containerd,
+    running_containerd,
+)
 
 MakeNode = Callable[[Containerd, Path, Path], Node]
 
@@ -37,25 +42,61 @@ def need_shim(shim_dir: Path, kind: str) -> None:
         pytest.skip(f"needs {program}: make build")
 
 
-@contextmanager
-def shared_nodes(
-    directory: Callable[[], Path], shim_dir: Path, shims_home: Path, make: MakeNode
-) -> Iterator[Callable[[str], Node]]:
-    """Yield what returns the node of a program of containerd; each is made once.
+def session_nodes_fixture(make: MakeNode) -> Any:
+    """Return a fixture: what gives the node of a program of containerd, for all of a worker."""
 
-    directory: returns a new one.
-    """
-    nodes: dict[str, Node] = {}
+    @pytest.fixture(scope="session")
+    def session_nodes(
+        tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
+    ) -> Iterator[Callable[[str], Node]]:
+        nodes: dict[str, Node] = {}
 
-    def get(binary: str) -> Node:
-        if binary not in nodes:
-            place = directory()
-            daemon = running_containerd(place / "containerd", shim_dir, shims_home, binary=binary)
-            nodes[binary] = make(stack.enter_context(daemon), place / "apps", shim_dir)
-        return nodes[binary]
+        def get(binary: str) -> Node:
+            if binary not in nodes:
+                place = tmp_path_factory.mktemp("node")
+                daemon = running_containerd(
+                    place / "containerd", shim_dir, shims_home, binary=binary
+                )
+                nodes[binary] = make(stack.enter_context(daemon), place / "apps", shim_dir)
+            return nodes[binary]
 
-    with ExitStack() as stack:
-        yield get
+        with ExitStack() as stack:
+            yield get
+
+    return session_nodes
+
+
+@pytest.fixture
+def node(session_nodes: Callable[[str], Node], containerd_binary: str) -> Iterator[Node]:
+    """A containerd that others use too; what a test starts must be gone at its end."""
+    found = session_nodes(containerd_binary)
+    with found.leaving_nothing():
+        yield found
+
+
+def running_fixture(kind: str) -> Any:
+    """Return a fixture: a containerd with CRI of each version, for all tests of a module."""
+
+    @pytest.fixture(scope="module", params=each_containerd(f"{kind}-cri"))
+    def running(
+        request: pytest.FixtureRequest,
+        tmp_path_factory: pytest.TempPathFactory,
+        shim_dir: Path,
+        shims_home: Path,
+    ) -> Iterator[Cri]:
+        directory, root = tmp_path_factory.mktemp("cri"), request.config.rootpath
+        with running_cri(directory, root, shim_dir, shims_home, kind, request.param) as cri:
+            cri.import_busybox()
+            yield cri
+
+    return running
+
+
+@pytest.fixture
+def cri(running: Cri) -> Iterator[Cri]:
+    """What a test runs must be gone at its end."""
+    with running.leaving_nothing():
+        yield running
 
 
 @contextmanager
