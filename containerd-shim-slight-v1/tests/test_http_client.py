@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from containerd_shim_slight_v1.abi.exports import METHODS
+from containerd_shim_slight_v1.abi.http_types import METHODS
 from containerd_shim_slight_v1.capabilities.http_client import client
 from containerd_shim_slight_v1.capabilities.http_client.allowed import (
     AllowedHosts,

@@ -16,6 +16,7 @@ from containerd_shim_slight_v1.slightfile.resources import RESOURCES, Resource
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import Node
 from containerd_shimkit.testing.fixtures import running_containerd
+from containerd_shimkit.testing.shim_nodes import need_shim
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -53,8 +54,7 @@ def late_node(
     tmp_path_factory: pytest.TempPathFactory, shim_dir: Path, shims_home: Path
 ) -> Iterator[Node]:
     """A node whose shim has one backend more."""
-    if not (shim_dir / "containerd-shim-slight-v1").exists():
-        pytest.skip("needs dist/containerd-shim-slight-v1: make build")
+    need_shim(shim_dir, "slight")
     sys.path.append(str(REPOSITORY / "shared/tools"))
     tool = importlib.import_module("build_binary")
     directory = tmp_path_factory.mktemp("late")

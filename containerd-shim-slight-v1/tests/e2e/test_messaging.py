@@ -13,6 +13,7 @@ from containerd_shimkit.testing.apps import App, Node, eventually
 from containerd_shimkit.testing.servers.kafka import running_kafka
 from containerd_shimkit.testing.servers.nats import running_nats
 from containerd_shimkit.testing.servers.process import Server
+from containerd_shimkit.testing.shim_nodes import import_example
 from nats_keys import Operator
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -56,10 +57,7 @@ def kafka() -> Iterator[Server]:
 @pytest.fixture
 def example(node: Node, pytestconfig: pytest.Config) -> str:
     """The image of ``images/slight-messaging``, as ``make images`` writes it."""
-    archive = pytestconfig.rootpath / "dist" / "images" / "slight-messaging.tar"
-    if not archive.exists():
-        pytest.skip(f"needs {archive}: make images")
-    return node.import_archive(archive, "docker.io/library/wasmtest_slight-messaging:latest")
+    return import_example(node, pytestconfig.rootpath, "slight-messaging")
 
 
 def receive(app: App) -> bytes:

@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from containerd_shim_slight_v1.abi.http_types import HTTP_ERROR, METHODS, PAIRS
 from containerd_shimkit.http.messages import FRAMING, Headers, header_fault
 from containerd_shimkit.wasm.canonical import (
     BYTES,
@@ -22,10 +23,8 @@ from containerd_shimkit.wasm.canonical import (
     AbiError,
     Blocks,
     Lifting,
-    List,
     Option,
     Record,
-    Variant,
 )
 from containerd_shimkit.wasm.exports import FunctionType
 from containerd_shimkit.wasm.guest import Guest, put_all
@@ -38,23 +37,10 @@ INIT_TYPE: Final[FunctionType] = ((), ("i32",))
 HANDLER_TYPE: Final[FunctionType] = (("i32",) * 10, ("i32",))
 REALLOC_TYPE: Final[FunctionType] = (("i32",) * 4, ("i32",))
 
-METHODS: Final = {
-    name: code
-    for code, name in enumerate(("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"))
-}
-
-_PAIRS: Final = List(Record(STRING, STRING))
 # method, uri, headers, params, body; the method is an enum of one byte, and the next field aligned.
-_REQUEST: Final = Record(U32, STRING, _PAIRS, _PAIRS, Option(BYTES))
+_REQUEST: Final = Record(U32, STRING, PAIRS, PAIRS, Option(BYTES))
 _FLAT_REQUEST: Final = struct.Struct("<IIIIIIIB3xII")
-_RESPONSE: Final = Record(U16, Option(_PAIRS), Option(BYTES))
-_ERROR: Final = Variant(
-    invalid_url=STRING,
-    timeout_error=STRING,
-    protocol_error=STRING,
-    status_error=U16,
-    unexpected_error=STRING,
-)
+_RESPONSE: Final = Record(U16, Option(PAIRS), Option(BYTES))
 _TAG_BYTES: Final = 4
 """Of a result whose parts are aligned to four bytes."""
 
@@ -120,7 +106,7 @@ async def call_handler(guest: Guest, name: str, request: Request) -> Response:
     data = guest.read(at, _TAG_BYTES + _RESPONSE.size)
     lifting = Lifting(guest.memory())
     if _is_error(data):
-        raise HandlerError(*_ERROR.load(lifting, data, _TAG_BYTES))
+        raise HandlerError(*HTTP_ERROR.load(lifting, data, _TAG_BYTES))
     status, headers, body = _RESPONSE.load(lifting, data, _TAG_BYTES)
     # A server can end a request with these.
     return Response(status if 200 <= status <= 599 else 500, _headers(headers or ()), body or b"")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from containerd_shim_slight_v1.abi.exports import METHODS
+from containerd_shim_slight_v1.abi.http_types import HTTP_ERROR, METHODS, PAIRS
 from containerd_shim_slight_v1.abi.imports import Function, Interface, error_of
 from containerd_shim_slight_v1.capabilities.http_client.client import HttpClientError
 from containerd_shim_slight_v1.capabilities.instance import Instance
@@ -18,23 +18,13 @@ from containerd_shimkit.wasm.canonical import (
     STRING,
     U16,
     Enum,
-    List,
     Option,
     Record,
     Result,
-    Variant,
 )
 
-_PAIRS: Final = List(Record(STRING, STRING))
-_REQUEST: Final = Record(Enum(*METHODS), STRING, _PAIRS, _PAIRS, Option(BYTES))
-_RESPONSE: Final = Record(U16, Option(_PAIRS), Option(BYTES), names=("status", "headers", "body"))
-_ERROR: Final = Variant(
-    invalid_url=STRING,
-    timeout_error=STRING,
-    protocol_error=STRING,
-    status_error=U16,
-    unexpected_error=STRING,
-)
+_REQUEST: Final = Record(Enum(*METHODS), STRING, PAIRS, PAIRS, Option(BYTES))
+_RESPONSE: Final = Record(U16, Option(PAIRS), Option(BYTES), names=("status", "headers", "body"))
 
 
 async def _request(instance: Instance, request: tuple[Any, ...]) -> Any:
@@ -46,7 +36,7 @@ RESOURCES: Final = ()
 INTERFACES: Final = (
     Interface(
         "http-client",
-        [Function("request", [_REQUEST], Result(_RESPONSE, _ERROR), _request)],
+        [Function("request", [_REQUEST], Result(_RESPONSE, HTTP_ERROR), _request)],
         error_of(HttpClientError),
     ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from containerd_shim_slight_v1.abi.http_types import HTTP_ERROR
 from containerd_shim_slight_v1.abi.imports import (
     OLD_ERROR,
     Function,
@@ -18,15 +19,7 @@ from containerd_shim_slight_v1.abi.imports import (
 from containerd_shim_slight_v1.capabilities.instance import Instance
 from containerd_shim_slight_v1.http.routes import Router
 from containerd_shim_slight_v1.http.servers import RouterError, Server, Servers
-from containerd_shimkit.wasm.canonical import STRING, U16, U32, Result, Variant
-
-_ERROR: Final = Variant(
-    invalid_url=STRING,
-    timeout_error=STRING,
-    protocol_error=STRING,
-    status_error=U16,
-    unexpected_error=STRING,
-)
+from containerd_shimkit.wasm.canonical import STRING, U32, Result, Variant
 
 
 async def _new(instance: Instance) -> int:
@@ -86,6 +79,6 @@ def _functions(error: Variant) -> list[Function]:
 
 RESOURCES: Final = ("router", "server")
 INTERFACES: Final = (
-    Interface("http-server", _functions(_ERROR), error_of(RouterError)),
+    Interface("http-server", _functions(HTTP_ERROR), error_of(RouterError)),
     Interface("http", _functions(OLD_ERROR), old_error),
 )

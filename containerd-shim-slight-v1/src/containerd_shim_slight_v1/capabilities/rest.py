@@ -18,6 +18,7 @@ import aiohttp
 import yarl
 from multidict import CIMultiDict
 
+from containerd_shimkit.http_client.reasons import reason_of
 from containerd_shimkit.tls import TlsConfigError
 
 MAX_SMALL_BYTES: Final = 8 << 20
@@ -86,7 +87,7 @@ class RestClient:
         except TimeoutError:
             raise RestTimeoutError(f"{where} does not answer") from None
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise RestConnectionError(f"{where} cannot be asked: {_reason(exc)}") from None
+            raise RestConnectionError(f"{where} cannot be asked: {reason_of(exc)}") from None
 
     async def close(self) -> None:
         """End every connection."""
@@ -148,17 +149,3 @@ def place(url: str) -> str:
     """Return what messages call a server: ``https://host:8200``."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _reason(exc: BaseException) -> str:
-    """Return what went wrong, without the URL that aiohttp's own texts begin with."""
-    match exc:
-        case aiohttp.ClientConnectorCertificateError():
-            return str(exc.certificate_error)
-        case aiohttp.ClientConnectorError():
-            return exc.os_error.strerror or type(exc.os_error).__name__
-        case aiohttp.ServerDisconnectedError():
-            return "the server closed the connection"
-        case OSError() if exc.strerror:
-            return exc.strerror
-    return type(exc).__name__

@@ -12,6 +12,7 @@ import aiohttp
 import yarl
 
 from containerd_shim_spin_v1.variables.values import ProviderError
+from containerd_shimkit.http_client.reasons import reason_of
 from containerd_shimkit.tls import TlsConfigError
 
 MAX_ANSWER_BYTES: Final = 2 << 20  # Vault takes entries of 1 MiB, and answers with JSON of them
@@ -65,9 +66,9 @@ class SecretServer:
             seconds = self._timeout.total
             raise ProviderError(f"{self.where(url)} did not answer within {seconds:g} s") from None
         except aiohttp.ClientSSLError as exc:
-            raise ProviderError(f"{self.where(url)}: no TLS connection: {_reason(exc)}") from None
+            raise ProviderError(f"{self.where(url)}: no TLS connection: {reason_of(exc)}") from None
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise ProviderError(f"{self.where(url)} cannot be asked: {_reason(exc)}") from None
+            raise ProviderError(f"{self.where(url)} cannot be asked: {reason_of(exc)}") from None
         if len(body) > MAX_ANSWER_BYTES:
             raise ProviderError(f"{self.where(url)} answered more than {MAX_ANSWER_BYTES} bytes")
         return status, _json(body)
@@ -96,20 +97,6 @@ class SecretServer:
                 trust_env=False,
             )
         return self._session
-
-
-def _reason(exc: BaseException) -> str:
-    """Return what went wrong, without the URL that aiohttp's own texts begin with."""
-    match exc:
-        case aiohttp.ClientConnectorCertificateError():
-            return str(exc.certificate_error)
-        case aiohttp.ClientConnectorError():
-            return exc.os_error.strerror or type(exc.os_error).__name__
-        case aiohttp.ServerDisconnectedError():
-            return "the server closed the connection"
-        case OSError() if exc.strerror:
-            return exc.strerror
-    return type(exc).__name__
 
 
 def _json(body: bytes) -> Any:

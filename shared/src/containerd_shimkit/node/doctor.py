@@ -88,7 +88,7 @@ def _kernel(release: str) -> Finding:
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     what = f"kernel {release}"
     if version < _MIN_KERNEL:
-        return Finding(State.FAILED, what, "5.10 is the oldest that is tested")
+        return Finding(State.FAILED, what, "it lacks what the shim asks of it: take 5.10 or newer")
     if version < _LATE_KERNEL:
         return Finding(
             State.WARNING, what, "before 5.14 Slight and wws cannot load what only some apps need"
