@@ -70,11 +70,11 @@ def test_match_takes_as_long_with_many_routes() -> None:
     """A long path of slashes among 10,000 routes costs what its prefixes cost."""
     routes = [(str(i), f"/r{i}/x/...") for i in range(10_000)]
     router = Router("/", routes)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(1000):
         assert router.match("/" * 8000) is None
         assert router.match("/r9999/x/y/z") is not None
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 @pytest.mark.parametrize("path", RESERVED)

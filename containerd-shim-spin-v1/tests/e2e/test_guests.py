@@ -108,7 +108,7 @@ def guest(pytestconfig: pytest.Config) -> bytes:
 def test_endless_loop_is_cut_and_others_are_served_meanwhile(
     node: Node, probe_image: str, path: str
 ) -> None:
-    app = node.run(probe_image, env={"SPIN_HTTP_REQUEST_TIMEOUT_SECONDS": "1"})
+    app = node.run(probe_image, env={"SPIN_HTTP_REQUEST_TIMEOUT_SECONDS": "3"})
     answers: list[Answer] = []
     looping = threading.Thread(target=lambda: answers.append(app.get(path)))
     begin = time.monotonic()
@@ -122,10 +122,10 @@ def test_endless_loop_is_cut_and_others_are_served_meanwhile(
         served += 1
     looping.join()
     assert [(a.status, a.text) for a in answers] == [(504, "the component took too long\n")]
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 10
     assert served >= 5
-    assert slowest < 0.8  # it waits for a tick, not for the end of the loop
-    eventually(lambda: "took more than 1 s" in app.log, "the log line")
+    assert slowest < 2  # it waits for a tick, not for the end of the loop
+    eventually(lambda: "took more than 3 s" in app.log, "the log line")
     assert app.stop() == 0
 
 
@@ -133,15 +133,15 @@ def test_sleeping_guests_do_not_wait_for_each_other(probe: App) -> None:
     answers: list[int] = []
     threads = [
         threading.Thread(target=lambda: answers.append(probe.get("/sleep?ms=300").status))
-        for _ in range(20)
+        for _ in range(40)
     ]
     begin = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == [200] * 20
-    assert time.monotonic() - begin < 3  # one after another it is 6
+    assert answers == [200] * 40
+    assert time.monotonic() - begin < 6  # one after another it is 12
 
 
 # Limits of requests

@@ -206,7 +206,7 @@ def test_cpu_limit_holds(cri: Cri, pod: Pod, images: PodImages) -> None:
 # The end
 
 
-def test_stop_takes_no_second_with_idle_connections(cri: Cri, pod: Pod, images: PodImages) -> None:
+def test_stop_does_not_wait_for_idle_connections(cri: Cri, pod: Pod, images: PodImages) -> None:
     web = run_web(cri, pod, images.probe)
     connections = [http.client.HTTPConnection(*web.address, timeout=DEADLINE) for _ in range(20)]
     for connection in connections:
@@ -214,10 +214,10 @@ def test_stop_takes_no_second_with_idle_connections(cri: Cri, pod: Pod, images: 
         assert connection.getresponse().read() == b""
         assert connection.sock is not None  # kept alive
     began = time.monotonic()
-    cri.stop_container(web.id, 30)
+    cri.stop_container(web.id, 60)
     took = time.monotonic() - began
     assert cri.exit_code(web.id) == 0
-    assert took < 1.0, took
+    assert took < 5, took
     for connection in connections:
         connection.close()
 

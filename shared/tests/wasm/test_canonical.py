@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerd_shimkit.testing.guests import GuestHost
+from containerd_shimkit.testing.turns import longest_turn
 from containerd_shimkit.wasm.canonical import (
     BOOL,
     BYTES,
@@ -420,7 +420,6 @@ def test_others_are_served_while_a_large_result_is_handed_over(host: GuestHost) 
 
 def test_others_are_served_while_a_large_result_is_lowered(host: GuestHost) -> None:
     """Whatever is done with a long list, others wait for a small part of the time."""
-    gaps: list[float] = []
 
     async def get(_state: Any, _key: str) -> list[str]:
         return [""] * 200_000
@@ -443,19 +442,9 @@ def test_others_are_served_while_a_large_result_is_lowered(host: GuestHost) -> N
 
     template = host.template(TEXT, define=define)
 
-    async def turn() -> None:
-        before = time.monotonic()
-        while True:
-            await asyncio.sleep(0)
-            gaps.append((now := time.monotonic()) - before)
-            before = now
-
-    async def run() -> None:
-        turning = asyncio.create_task(turn())
+    async def run() -> float:
         with host.guest(template) as guest:
             async with asyncio.timeout(DEADLINE):
-                await guest.call(guest.export(b"run"), 256)
-        turning.cancel()
+                return await longest_turn(guest.call(guest.export(b"run"), 256))
 
-    asyncio.run(run())
-    assert max(gaps) < sum(gaps) / 10
+    assert asyncio.run(run()) < 1 / 4
