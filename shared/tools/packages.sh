@@ -77,9 +77,12 @@ missing_of() {
             have llvm-ar-14 || echo llvm-14=1:14.0.6-12
             [ -x /usr/bin/python3.11 ] || echo python3.11
             ;;
-        deployments) # what checks their scripts, and what reads images beside containerd
+        deployments) # what checks their scripts, and what builds, stores and reads images beside containerd
             have shellcheck || echo shellcheck
             have skopeo || echo skopeo
+            have buildah || echo buildah
+            have dockerd || echo docker.io
+            have docker-registry || echo docker-registry
             ;;
         guests) has_wasm_toolchain || echo "${GUESTS_PACKAGES:?}" ;;
         *)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,20 +12,11 @@ from containerd_shimkit.oci.archive import machine_architecture
 from containerd_shimkit.testing.apps import Node
 from containerd_shimkit.testing.containerd import Containerd
 from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD
+from containerd_shimkit.testing.image_tools import skopeo
 from containerd_shimkit.testing.shim_nodes import need_shim
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 IMAGES = find_images(REPOSITORY / "images")
-
-
-def skopeo(*arguments: object) -> str:
-    """Run the tool whose library buildah, Podman and CRI-O have, too."""
-    if shutil.which("skopeo") is None:
-        pytest.skip("needs skopeo: apt-get install skopeo")
-    command = ["skopeo", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("wasi", [False, True], ids=["linux", "wasi"])
@@ -50,14 +39,10 @@ def test_archive_is_what_skopeo_takes(tmp_path: Path, name: str, wasi: bool) -> 
 def test_image_for_wasi_runs(tmp_path: Path, containerd: Containerd, shim_dir: Path) -> None:
     need_shim(shim_dir, "spin")
     archive = build_image(IMAGES["spin"], tmp_path, "spin", wasi=True)
-    containerd.ctr("image", "import", *local(containerd), "--platform", "wasi/wasm", str(archive))
+    containerd.ctr(
+        "image", "import", *containerd.local_option(), "--platform", "wasi/wasm", str(archive)
+    )
     node = Node(containerd, tmp_path, "spin", "SPIN_HTTP_LISTEN_ADDR")
     app = node.run("docker.io/library/wasmtest_spin:latest", "--platform", "wasi/wasm")
     assert app.get("/hello").status == 200
     app.stop()
-
-
-def local(daemon: Containerd) -> list[str]:
-    """From 2.0 on ctr leaves importing to the daemon, which unpacks for its own platform only."""
-    version = daemon.ctr("version").stdout
-    return [] if "Version:  1." in version else ["--local"]

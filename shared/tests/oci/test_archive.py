@@ -76,6 +76,15 @@ def test_index_names_the_image(image: Image) -> None:
     }
 
 
+def test_docker_finds_the_same_blobs(image: Image) -> None:
+    """What ``docker load`` before 25 reads; docker image spec 1.2."""
+    (found,) = json.loads(image.files["manifest.json"])
+    assert found["RepoTags"] == [REFERENCE]
+    assert json.loads(image.files[found["Config"]]) == image.config
+    (layer,) = found["Layers"]
+    assert gzip.decompress(image.files[layer]) == image.layer
+
+
 def test_config_holds_what_was_asked_for(image: Image) -> None:
     assert image.config["config"] == {
         "Entrypoint": ["/bin/tool"],

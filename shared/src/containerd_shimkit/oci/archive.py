@@ -1,7 +1,8 @@
 """Writes OCI image archives: one layer, without a build tool or daemon, the same bytes every time.
 
 An archive is a tar file with an image layout (OCI image-spec 1.0, image-layout.md). ``ctr image
-import`` of containerd 1.6 and later reads it, and so do ``docker load`` from 25 on and skopeo.
+import`` of containerd 1.6 and later reads it, and so do skopeo, buildah and Podman. For ``docker
+load`` before 25 there is a ``manifest.json`` besides, as ``docker save`` has written since 1.10.
 """
 
 from __future__ import annotations
@@ -93,11 +94,13 @@ def write_image_archive(
         blobs.append(blob)
         return {"mediaType": media_type, "digest": _digest(blob), "size": len(blob)}
 
+    described_config = describe(_json(config), CONFIG_TYPE)
+    described_layer = describe(zlib.compress(layer, 9, _GZIP_FORMAT), LAYER_TYPE)
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": describe(_json(config), CONFIG_TYPE),
-        "layers": [describe(zlib.compress(layer, 9, _GZIP_FORMAT), LAYER_TYPE)],
+        "config": described_config,
+        "layers": [described_layer],
     }
     described = describe(_json(manifest), MANIFEST_TYPE)
     described["platform"] = {"architecture": architecture, "os": os_}
@@ -107,10 +110,17 @@ def write_image_archive(
     }
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [described]}
 
+    for_docker = {
+        "Config": _path_of(described_config["digest"]),
+        "RepoTags": [reference],
+        "Layers": [_path_of(described_layer["digest"])],
+    }
+
     members = [
         ImageFile("oci-layout", _json({"imageLayoutVersion": "1.0.0"})),
         ImageFile("index.json", _json(index)),
-        *(ImageFile(f"blobs/sha256/{_digest(blob)[7:]}", blob) for blob in blobs),
+        ImageFile("manifest.json", _json([for_docker])),
+        *(ImageFile(_path_of(_digest(blob)), blob) for blob in blobs),
     ]
     destination.parent.mkdir(parents=True, exist_ok=True)
     unfinished = destination.with_name(destination.name + ".tmp")
@@ -172,6 +182,11 @@ def _tag_of(reference: str) -> str:
 
 def _digest(blob: bytes) -> str:
     return f"sha256:{hashlib.sha256(blob).hexdigest()}"
+
+
+def _path_of(digest: str) -> str:
+    algorithm, _, value = digest.partition(":")
+    return f"blobs/{algorithm}/{value}"
 
 
 def _json(value: object) -> bytes:

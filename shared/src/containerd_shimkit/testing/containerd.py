@@ -317,9 +317,14 @@ class Containerd:
 
     def import_image(self, path: Path, namespace: str | None = None) -> None:
         """Import an OCI or docker archive and unpack it."""
-        # From 2.0 on ctr leaves importing to the daemon's transfer service, unless told not to.
-        local = ["--local"] if self._major_version() >= 2 else []
-        self.ctr("image", "import", *local, str(path), namespace=namespace)
+        self.ctr("image", "import", *self.local_option(), str(path), namespace=namespace)
+
+    def local_option(self) -> list[str]:
+        """Return what has ``ctr`` import or pull an image itself, whatever its platform.
+
+        From 2.0 on it leaves that to the daemon's transfer service, which unpacks for its own.
+        """
+        return ["--local"] if self._major_version() >= 2 else []
 
     def log(self) -> str:
         """Return all that the daemon has logged, the shims' own lines among it."""
