@@ -6,17 +6,23 @@ What is not known here is an error, so that nothing a manifest says goes unteste
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import kubernetes_validate
+import pytest
 import yaml
 
 from containerd_shimkit.testing import cri_pb2 as api
 from containerd_shimkit.testing.cri import Cri, Pod
 
 Manifest = Mapping[str, Any]
+
+VERSIONS: Final = ("1.28", "1.37")
+"""The oldest and the newest Kubernetes whose schemas manifests are checked against."""
 
 _POD_FIELDS: Final = {
     "automountServiceAccountToken",
@@ -36,6 +42,29 @@ _SUFFIXES: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 def load_manifests(file: Path) -> list[dict[str, Any]]:
     """Return the documents of a file."""
     return [document for document in yaml.safe_load_all(file.read_text()) if document is not None]
+
+
+def kustomize(directory: Path, root: Path) -> str:
+    """Return what a kustomization makes; skip the test without the program. root: working copy."""
+    program = root / ".cache/containerd-2.4/kustomize"
+    if not program.exists():
+        pytest.skip(f"needs {program}: make containerd")
+    command = [str(program), "build", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise AssertionError for what Kubernetes' schemas do not know, old or new."""
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(dict(manifest), version, strict=True)
+        except kubernetes_validate.ValidationError as exc:
+            where = ".".join(map(str, exc.absolute_path))
+            raise AssertionError(f"Kubernetes {version}: {where}: {exc.message}") from None
+        except kubernetes_validate.SchemaNotFoundError as exc:
+            raise AssertionError(exc.message) from None
 
 
 def of_kind(manifests: Sequence[Manifest], kind: str) -> dict[str, Any]:
