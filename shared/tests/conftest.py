@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,23 @@ def spin_binary(
         interpreter = build_binary.chosen_interpreter()
         build_binary.build("spin", interpreter, build_binary.build_runtime(interpreter), built)
     return built
+
+
+@pytest.fixture(scope="session")
+def newer_binary(
+    build_binary: ModuleType, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The spin shim of sources that differ a little."""
+    directory = tmp_path_factory.mktemp("newer")
+    for source in ("shared/src", "containerd-shim-spin-v1/src"):
+        shutil.copytree(pytestconfig.rootpath / source, directory / source)
+    package = directory / "containerd-shim-spin-v1/src/containerd_shim_spin_v1/__init__.py"
+    package.write_text(package.read_text() + "\nNEWER = True\n")
+    binary = directory / "containerd-shim-spin-v1.built"
+    interpreter = build_binary.chosen_interpreter()
+    runtime = build_binary.build_runtime(interpreter)
+    build_binary.build("spin", interpreter, runtime, binary, directory)
+    return binary
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -275,23 +274,6 @@ def in_own_mounts(binary: Path, setup: str) -> subprocess.CompletedProcess[str]:
 
 
 # Upgrade
-
-
-@pytest.fixture(scope="session")
-def newer_binary(
-    build_binary: ModuleType, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The spin shim of sources that differ a little."""
-    directory = tmp_path_factory.mktemp("newer")
-    for source in ("shared/src", "containerd-shim-spin-v1/src"):
-        shutil.copytree(pytestconfig.rootpath / source, directory / source)
-    package = directory / "containerd-shim-spin-v1/src/containerd_shim_spin_v1/__init__.py"
-    package.write_text(package.read_text() + "\nNEWER = True\n")
-    binary = directory / "containerd-shim-spin-v1.built"
-    interpreter = build_binary.chosen_interpreter()
-    runtime = build_binary.build_runtime(interpreter)
-    build_binary.build("spin", interpreter, runtime, binary, directory)
-    return binary
 
 
 def bundle_of(command: ShimCommand, task_id: str) -> Path:

@@ -226,8 +226,11 @@ class Containerd:
         """End the daemon as a crash would; shims and tasks go on."""
         self._end(signal.SIGKILL)
 
-    def restart(self) -> None:
+    def restart(self, binary: str = "") -> None:
+        """End the daemon and start it again. binary: the program from now on; else the same."""
         self.terminate()
+        if binary:
+            self._binary, self.version = binary, ""
         self.start()
 
     def stop(self) -> None:
