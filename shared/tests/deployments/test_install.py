@@ -94,6 +94,49 @@ def test_pods_on_a_node_that_was_installed(
     assert not (node.root / STATE).exists()
 
 
+@pytest.mark.xdist_group("zygote")  # where the binary is built
+def test_newer_shims_while_pods_run(
+    make_node: MakeNode,
+    install: Install,
+    tmp_path: Path,
+    shim_dir: Path,
+    newer_binary: Path,
+    pytestconfig: pytest.Config,
+) -> None:
+    """Nothing but the file changes: neither configuration nor containerd's process."""
+    node = make_node("debian")
+    before = node.snapshot()
+    source, pods = tmp_path / "source", tmp_path / "pods"
+    source.mkdir()
+    pods.mkdir()
+    for shim in SHIMS:
+        (source / binary(shim)).symlink_to(shim_dir / binary(shim))
+    assert install(node, SOURCE=str(source)).returncode == 0
+    image = "docker.io/library/wasmtest_spin:latest"
+    with Cri(node.daemon, pods) as cri, cri.leaving_nothing():
+        cri.import_busybox()
+        node.daemon.import_image(pytestconfig.rootpath / "dist/images/spin.tar", "k8s.io")
+        cri.wait_for_image(image)
+        pod = cri.run_pod(handler="spin", host_network=True)
+        web = run_web(cri, pod, image)
+
+        (source / binary("spin")).unlink()
+        (source / binary("spin")).symlink_to(newer_binary)
+        done = install(node, SOURCE=str(source))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"/usr/local/bin/{binary('spin')} is written" in done.stdout
+        assert binary("slight") not in done.stdout
+        assert node.restarts == [node.layout.restart]
+        assert (node.root / "usr/local/bin" / binary("spin")).read_bytes() == (
+            newer_binary.read_bytes()
+        )
+        assert web.get("/hello")[0] == 200
+        other = cri.run_pod(handler="spin", host_network=True)
+        assert run_web(cri, other, image).get("/hello")[0] == 200
+    assert install(node, "uninstall", SOURCE=str(source)).returncode == 0
+    assert node.snapshot() == before
+
+
 @ON_EACH_CONTAINERD
 def test_configuration_that_cannot_be_read(make_node: MakeNode, install: Install) -> None:
     node = make_node("kubeadm")
