@@ -209,6 +209,28 @@ def test_handler_that_takes_too_long(
     assert f"GET {path} took more than 0.5 s" in caplog.text
 
 
+@pytest.mark.parametrize("path", ["/fail/forever", "/sleep/600000"])
+def test_guest_whose_client_has_gone_is_ended(
+    image: Image, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main(port: int) -> None:
+        async with connected(port) as connection:
+            await connection.send(head("GET", path))
+            async with asyncio.timeout(30):
+                while (await fetch(port, "/counter")).status != 503:
+                    pass
+            connection.writer.close()
+            async with asyncio.timeout(30):
+                while (await fetch(port, "/counter")).status != 200:
+                    pass
+
+    settings = {"SLIGHT_MAX_INSTANCE_COUNT": "1", "SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS": "600"}
+    image.run(main, **settings)
+    assert f"GET {path} is given up: the client has gone" in caplog.text
+
+
 def test_as_many_requests_at_once_as_there_are_places(image: Image) -> None:
     async def main(port: int) -> None:
         async with connected(port) as first, connected(port) as second:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.testing.apps import free_address
-from containerd_shimkit.testing.http import Response, fetch
+from containerd_shimkit.testing.http import Response, connected, fetch, head
 from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
 from containerd_shimkit.testing.servers.tls import Authority, certificate_authority
 
@@ -200,6 +200,25 @@ def test_a_request_cut_off_at_its_deadline(app: Any) -> None:
             await server.all_closed()
 
     app.run(main, SPIN_HTTP_REQUEST_TIMEOUT_SECONDS="0.3")
+
+
+def test_a_request_whose_client_has_gone(app: Any) -> None:
+    async def never(request: Received, _: asyncio.StreamWriter) -> bool:
+        asked.set()
+        await request.gone()
+        return False
+
+    asked = asyncio.Event()
+
+    async def main(port: int) -> None:
+        async with http_server(never) as server, connected(port) as connection:
+            headers = [("x-url", server.url.encode())]
+            await connection.send(head("POST", "/call/x", headers))
+            await asked.wait()
+            connection.writer.close()
+            await server.all_closed()
+
+    app.run(main, SPIN_HTTP_REQUEST_TIMEOUT_SECONDS="600")
 
 
 # Within the app

@@ -258,6 +258,39 @@ def test_guest_that_takes_too_long_is_504(probe: Image, path: str) -> None:
     probe.run(main, SPIN_HTTP_REQUEST_TIMEOUT_SECONDS="0.2")
 
 
+@pytest.mark.parametrize("path", ["/loop", "/sleep?ms=600000"])
+def test_guest_whose_client_has_gone_is_ended(
+    probe: Image, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main(port: int) -> None:
+        async with connected(port) as connection:
+            await connection.send(head("GET", path))
+            async with asyncio.timeout(DEADLINE):
+                while (await fetch(port, "/echo")).status != 503:
+                    pass
+            connection.writer.close()
+            async with asyncio.timeout(DEADLINE):
+                while (await fetch(port, "/echo")).status != 200:
+                    pass
+
+    probe.run(main, SPIN_MAX_INSTANCE_COUNT="1", SPIN_HTTP_REQUEST_TIMEOUT_SECONDS="600")
+    assert f"GET {path.partition('?')[0]} is given up: the client has gone" in caplog.text
+
+
+def test_client_that_sends_no_more_is_answered(probe: Image) -> None:
+    async def main(port: int) -> None:
+        async with connected(port) as connection:
+            await connection.send(head("GET", "/sleep?ms=300"))
+            connection.writer.write_eof()
+            while (response := await connection.response()).status == 100:
+                pass
+            assert response.status == 200
+
+    probe.run(main)
+
+
 def test_body_that_takes_too_long_is_504(probe: Image) -> None:
     async def main(port: int) -> None:
         async with connected(port) as connection:

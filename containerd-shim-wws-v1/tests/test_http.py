@@ -338,6 +338,28 @@ def test_worker_that_loops_is_ended(image: Image) -> None:
     image.run(main, WWS_HTTP_REQUEST_TIMEOUT_SECONDS="0.5")
 
 
+@pytest.mark.parametrize("query", ["mode=loop", "mode=sleep&ms=600000"])
+def test_worker_whose_client_has_gone_is_ended(
+    image: Image, query: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    image.worker()
+    caplog.set_level(logging.INFO)
+
+    async def main(port: int) -> None:
+        async with connected(port) as connection:
+            await connection.send(head("GET", f"/probe?{query}"))
+            async with asyncio.timeout(30):
+                while (await fetch(port, "/probe")).status != 503:
+                    pass
+            connection.writer.close()
+            async with asyncio.timeout(30):
+                while (await fetch(port, "/probe")).status != 200:
+                    pass
+
+    image.run(main, WWS_MAX_INSTANCE_COUNT="1", WWS_HTTP_REQUEST_TIMEOUT_SECONDS="600")
+    assert "GET /probe is given up: the client has gone" in caplog.text
+
+
 def test_worker_that_floods_is_ended(
     image: Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

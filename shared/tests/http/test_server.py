@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from containerd_shimkit.errors import ListenError
 from containerd_shimkit.http.server import (
     HttpServer,
     HttpSettings,
+    LimitedProtocol,
     Receive,
     Scope,
     Send,
@@ -542,6 +545,13 @@ def test_drain_of_zero_seconds_ends_at_once() -> None:
     run(main)
 
 
+async def nothing_in_flight(running: Running) -> None:
+    state = running.server.state
+    async with asyncio.timeout(DEADLINE):
+        while state.connections or state.tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 def test_client_that_goes_away_leaves_nothing() -> None:
     async def main() -> None:
         async with serving() as running:
@@ -549,10 +559,139 @@ def test_client_that_goes_away_leaves_nothing() -> None:
                 async with connected(running.port) as connection:
                     await connection.send(data)
                     connection.abort()
-            async with asyncio.timeout(DEADLINE):
-                while running.server.state.connections or running.server.state.tasks:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
+            await nothing_in_flight(running)
             assert (await fetch(running.port)).status == 200
+
+    run(main)
+
+
+# Clients that go away, and those that only have no more to say
+
+
+def close(connection: Connection) -> None:
+    connection.writer.close()
+
+
+def reset(connection: Connection) -> None:
+    sock = connection.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.abort()
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000, 5_000_000])
+@pytest.mark.parametrize("leave", [close, reset])
+def test_request_of_a_client_that_has_gone_is_given_up(
+    leave: Callable[[Connection], None], size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        async with serving() as running, connected(running.port) as connection:
+            body = b"x" * size
+            await connection.send(head("POST", "/wait", [("content-length", str(size))]) + body)
+            await running.app.entered.wait()
+            leave(connection)
+            await nothing_in_flight(running)
+            assert running.app.cancelled == 1
+            assert running.app.requests == [("/wait", body)]
+            assert (await fetch(running.port)).status == 200
+
+    run(main)
+    assert "POST /wait is given up: the client has gone" in caplog.text
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
+
+
+def test_requests_behind_one_that_is_given_up_are_not_begun() -> None:
+    async def main() -> None:
+        async with serving() as running, connected(running.port) as connection:
+            await connection.send(head("GET", "/wait") + head("GET", "/behind"))
+            await running.app.entered.wait()
+            (server_side,) = running.server.state.connections
+            server_side.transport.abort()  # its reading is paused, so that it would not notice
+            await nothing_in_flight(running)
+            assert running.app.cancelled == 1
+            assert running.app.requests == [("/wait", b"")]
+
+    run(main)
+
+
+def test_request_given_up_during_the_drain_ends_it() -> None:
+    async def main() -> None:
+        async with serving(drain_seconds=600) as running, connected(running.port) as connection:
+            await connection.send(head("GET", "/wait"))
+            await running.app.entered.wait()
+            running.stop.set()
+            close(connection)
+            await running.ended()
+            assert running.app.cancelled == 1
+
+    run(main)
+
+
+def test_client_that_sends_no_more_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told to continue first: if it had gone, its system would say so."""
+    looked = asyncio.Event()
+
+    class Looking(LimitedProtocol):
+        def _look(self) -> None:
+            super()._look()
+            looked.set()
+
+    monkeypatch.setattr("containerd_shimkit.http.server.LimitedProtocol", Looking)
+
+    async def main() -> None:
+        async with serving() as running, connected(running.port) as connection:
+            await connection.send(head("GET", "/wait"))
+            await running.app.entered.wait()
+            connection.writer.write_eof()
+            assert (await connection.response()).status == 100
+            async with asyncio.timeout(DEADLINE):
+                await looked.wait()
+            running.app.release.set()
+            assert (await connection.response()).text == "GET /wait 0"
+            assert await connection.rest() == b""
+            assert running.app.cancelled == 0
+
+    run(main)
+
+
+def test_client_of_http_1_0_that_sends_no_more_is_answered() -> None:
+    async def main() -> None:
+        async with serving() as running, connected(running.port) as connection:
+            await connection.send(b"GET /wait HTTP/1.0\r\n\r\n")
+            await running.app.entered.wait()
+            connection.writer.write_eof()
+            await fetch(running.port)  # the server has seen the end by now, most likely
+            running.app.release.set()
+            assert (await connection.response()).text == "GET /wait 0"
+            assert await connection.rest() == b""
+
+    run(main)
+
+
+def test_pipeline_of_a_client_that_sends_no_more_is_answered() -> None:
+    async def main() -> None:
+        async with serving() as running, connected(running.port) as connection:
+            await connection.send(head("GET", "/wait") + head("GET", "/a") + head("GET", "/b"))
+            connection.writer.write_eof()
+            running.app.release.set()
+            for expected in ("GET /wait 0", "GET /a 0", "GET /b 0"):
+                while (response := await connection.response()).status == 100:
+                    pass
+                assert response.text == expected
+            assert await connection.rest() == b""
+
+    run(main)
+
+
+def test_request_that_ends_in_its_body_is_given_up() -> None:
+    async def main() -> None:
+        async with serving() as running, connected(running.port) as connection:
+            await connection.send(head("POST", "/", [("content-length", "9")]) + b"1")
+            connection.writer.write_eof()
+            assert await connection.rest() == b""
+            await nothing_in_flight(running)
+            assert running.app.requests == []
 
     run(main)
 

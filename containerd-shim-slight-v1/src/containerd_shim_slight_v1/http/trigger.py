@@ -33,7 +33,7 @@ from containerd_shimkit.http.messages import (
     refuse_body,
     respond,
 )
-from containerd_shimkit.http.server import Receive, Scope, Send
+from containerd_shimkit.http.server import Receive, Scope, Send, client_gone
 from containerd_shimkit.wasm.exports import export_fault
 from containerd_shimkit.wasm.native import GuestError
 
@@ -119,6 +119,8 @@ class HttpTrigger:
             log.error("%s took more than %g s", line, self._settings.request_seconds)
             await _respond_text(send, 504, "the handler took too long\n")
         except asyncio.CancelledError:  # by the server, when the time to drain is over
+            if client_gone(scope):
+                raise
             log.error("%s is cut off: the app stops", line)
             await _respond_text(send, 503, "the app stops\n", _CLOSE)
         except HandlerError as exc:

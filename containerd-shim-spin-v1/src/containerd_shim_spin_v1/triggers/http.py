@@ -39,7 +39,7 @@ from containerd_shimkit.http.messages import (
     refuse_body,
     respond,
 )
-from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
+from containerd_shimkit.http.server import Receive, Scope, Send, client_gone, respond_text
 from containerd_shimkit.http_client.client import RequestFailedError
 from containerd_shimkit.wasm.native import GuestError
 
@@ -114,6 +114,8 @@ class HttpTrigger:
             await respond_text(send, 504, "the component took too long\n")
             return
         except asyncio.CancelledError:  # by the server, when the time to drain is over
+            if client_gone(scope):
+                raise
             log.error("component %r: %s is cut off: the app stops", component.id, _line(scope))
             await respond_text(send, 503, "the app stops\n", _CLOSE)
             return

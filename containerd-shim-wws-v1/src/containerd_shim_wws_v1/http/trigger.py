@@ -41,7 +41,7 @@ from containerd_shimkit.http.messages import (
     refuse_body,
     respond,
 )
-from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
+from containerd_shimkit.http.server import Receive, Scope, Send, client_gone, respond_text
 from containerd_shimkit.wasm.native import GuestError
 
 HEALTH: Final = "/.well-known/wws/health"
@@ -139,6 +139,8 @@ class HttpTrigger:
             log.error("%s took more than %g s", line, self._settings.request_seconds)
             await respond_text(send, 504, "the worker took too long\n")
         except asyncio.CancelledError:  # by the server, when the time to drain is over
+            if client_gone(scope):
+                raise
             log.error("%s is cut off: the app stops", line)
             await respond_text(send, 503, "the app stops\n", _CLOSE)
         except ResponseBodyError as exc:

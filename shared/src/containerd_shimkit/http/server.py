@@ -3,12 +3,19 @@
 uvicorn's own ``Server`` wakes ten times a second and re-raises signals; a pod should sleep when
 it is idle and exit 0 when it is told to stop. So the protocol is uvicorn's and the loop around it
 is ours, driven by events.
+
+When a client has gone the task that answers it is cancelled, as hyper drops the service's future,
+and ``client_gone`` tells it why. A client that has only shut its side down still gets its answer,
+which hyper spares itself. Both look the same until something is written to them: so that one is
+sent ``100 Continue``, which a client of HTTP/1.1 passes over and a system without one resets.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import select
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +25,7 @@ from typing import Any, Final
 
 import uvicorn
 import uvicorn.lifespan.off  # named in a setting below: in a container nothing is imported late
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from containerd_shimkit.errors import ListenError
@@ -33,9 +40,19 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _BACKLOG: Final = 2048
 _ACCEPTED_AT_ONCE: Final = 64
 _LINGER_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.1
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_GONE: Final = "client_gone"  # in a scope
 
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)/?(.*)", re.S)
 """A whole URL as a request's target: RFC 9112 section 3.2.2."""
+
+log = logging.getLogger(__name__)
+
+
+def client_gone(scope: Scope) -> bool:
+    """Return whether a task that is cancelled is so because nobody waits for its answer."""
+    return _GONE in scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ class HttpServer:
         self.connection_closed = asyncio.Event()
         self.cork = Cork(asyncio.get_running_loop())
         self.config = uvicorn.Config(
-            app,
+            _while_wanted(app),
             http=LimitedProtocol,
             ws="none",
             lifespan="off",
@@ -152,6 +169,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._mixed = False
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._answering: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
 
     def connection_made(  # type: ignore[override]  # uvicorn's protocol takes full transports only
         self, transport: asyncio.Transport
@@ -162,8 +181,45 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._answering is not None:
+            cycle, task = self._answering
+            if not cycle.response_complete:
+                cycle.disconnected = True  # uvicorn's code has said so to the last in the pipeline
+                cycle.scope[_GONE] = True  # type: ignore[typeddict-unknown-key]
+                task.cancel()
         self._server.connection_closed.set()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection if somebody may still wait for answers at its other end."""
+        last = self.cycle
+        if self._answering is None or last.response_complete or last.more_body:
+            return False
+        last.keep_alive = False
+        cycle, _ = self._answering
+        if cycle.scope["http_version"] == "1.1" and not cycle.response_started:
+            self.transport.write(_CONTINUE)
+        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        return True
+
+    def _look(self) -> None:
+        """End a connection that the other end has reset: after its end nobody reads from it."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), 0)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Do as uvicorn's code does, and remember the task."""
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self._answering = cycle, task
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -219,6 +275,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._mixed = True
         super().on_message_complete()
+        if not self.pipeline:  # a large body has paused it: now only the connection's end can come
+            self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         self._server.cork.note_complete()
@@ -266,6 +324,21 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _while_wanted(app: AsgiApp) -> AsgiApp:
+    """Return ``app`` without the error of being cancelled because the client has gone."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not client_gone(scope):
+                raise
+            path = scope["raw_path"].decode("latin-1")
+            log.info("%s %s is given up: the client has gone", scope["method"], path)
+
+    return run
 
 
 async def respond_text(
