@@ -166,6 +166,19 @@ def test_setting_that_is_refused(name: str, value: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("env", "limit", "expected"),
+    [
+        ({}, None, 256 << 20),
+        ({}, 2 << 30, 512 << 20),
+        ({"WWS_HTTP_WORKERS": "1"}, 2 << 30, 1 << 30),
+        ({"WWS_MAX_SNAPSHOT_MEMORY": "1000"}, 2 << 30, 1000),
+    ],
+)
+def test_memory_for_snapshots(env: dict[str, str], limit: int | None, expected: int) -> None:
+    assert Settings.load(env, limit, processors=2).max_snapshot_bytes == expected
+
+
+@pytest.mark.parametrize(
     ("env", "address"),
     [
         ({}, ("0.0.0.0", 3000)),

@@ -13,7 +13,6 @@ import uvloop
 
 from containerd_shim_wws_v1 import loading
 from containerd_shim_wws_v1.engine import WwsEngine
-from containerd_shim_wws_v1.snapshot import SnapshotBudget
 from containerd_shim_wws_v1.workers import engines
 from containerd_shim_wws_v1.workers.engines import NoEngineError, open_engine
 from containerd_shimkit.errors import ModuleError
@@ -179,20 +178,27 @@ def test_stop_while_a_source_is_loaded(project: Image) -> None:
         runner.run(main())
 
 
-def test_snapshots_are_bounded(
-    project: Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(loading, "SnapshotBudget", lambda: SnapshotBudget(3 << 20))
-    project.file("a.js", "grow 2")
-    project.file("b.js", "grow 2")
+def test_snapshots_are_bounded(project: Image, caplog: pytest.LogCaptureFixture) -> None:
+    project.file("a.js", "count")
 
     async def main(port: int) -> None:
-        assert (await fetch(port, "/a")).status == 200
-        assert (await fetch(port, "/b")).status == 500
+        assert (await fetch(port, "/a")).status == 500
 
-    project.run(main)
-    assert "/b.js cannot be loaded" in caplog.text
-    assert "left of the 3 MiB for all workers" in caplog.text
+    project.run(main, WWS_MAX_SNAPSHOT_MEMORY="4095")
+    assert "/a.js cannot be loaded, and is answered 500: its snapshot needs more" in caplog.text
+    assert "WWS_MAX_SNAPSHOT_MEMORY gives more" in caplog.text
+
+
+def test_what_snapshots_share_is_kept_once(project: Image) -> None:
+    for number in range(10):
+        project.file(f"{number}.js", f"grow {number}")
+
+    async def main(port: int) -> None:
+        for number in range(10):
+            expected = f"{number << 20} of {number << 20}"
+            assert (await fetch(port, f"/{number}")).text == expected
+
+    project.run(main, WWS_MAX_SNAPSHOT_MEMORY=str(1 << 20))
 
 
 def test_memory_limit(project: Image, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -73,6 +74,31 @@ def worker(request):
     project.run(main)
     assert 'File "/counter.py", line 6, in worker' in project.stderr
     assert "RuntimeError: not counted" in project.stderr
+
+
+def test_workers_that_import_the_same_share_its_memory(project: Image) -> None:
+    """Each has 4 MB; and hashes, which names have with them, are as those of the first."""
+    for number in range(8):
+        project.file(
+            f"{number}.py",
+            f"""
+import dataclasses, datetime, json, logging, typing, urllib.parse
+
+def worker(request):
+    return Response(json.dumps([{number}, hash("a")]))
+""",
+        )
+    project.file("own.py", "def worker(request):\n    return Response(str(hash('a')))\n")
+    project.file("own.toml", 'version = "1"\n[vars]\nA = "b"\n')
+
+    async def main(port: int) -> None:
+        answers = [json.loads((await fetch(port, f"/{number}")).text) for number in range(8)]
+        assert [number for number, _ in answers] == list(range(8))
+        hashes = {value for _, value in answers}
+        assert len(hashes) == 1
+        assert int((await fetch(port, "/own")).text) not in hashes
+
+    project.run(main, WWS_MAX_SNAPSHOT_MEMORY=str(10 << 20))
 
 
 def test_sleeping_requests_wait_together(project: Image) -> None:

@@ -25,12 +25,12 @@ from containerd_shim_wws_v1.project.worker_config import (
     parse_worker_config,
 )
 from containerd_shim_wws_v1.settings import Settings
-from containerd_shim_wws_v1.snapshot import SnapshotBudget
+from containerd_shim_wws_v1.snapshot import SnapshotPages
 from containerd_shim_wws_v1.workers.base import Identity, Worker
 from containerd_shim_wws_v1.workers.command import CommandWorker
 from containerd_shim_wws_v1.workers.engines import LANGUAGES, NoEngineError, open_engine
 from containerd_shim_wws_v1.workers.external import SOURCES, ExternalSources
-from containerd_shim_wws_v1.workers.language import LanguageWorker
+from containerd_shim_wws_v1.workers.language import LanguageEngine, LanguageWorker
 from containerd_shim_wws_v1.workers.linked import Host, LinkedModule
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ManifestError, MissingFileError
@@ -38,6 +38,8 @@ from containerd_shimkit.linux.paths import fd_path
 from containerd_shimkit.wasm.engine import EngineSettings, create_engine
 from containerd_shimkit.wasm.module import load_compiled
 from containerd_shimkit.wasm.preview1 import WasiTemplate, output_callback
+
+Environment = tuple[tuple[str, str], ...]
 
 MAX_WORKERS: Final = 1000
 """Of a project; what lies about in an image is often no worker."""
@@ -97,7 +99,8 @@ class _Loader:
         self._stderr = output_callback(context.stderr.write)
         self._linked: dict[str, LinkedModule] = {}
         self._directories: list[int] = []
-        self._budget = SnapshotBudget()
+        self._pages = SnapshotPages(settings.max_snapshot_bytes)
+        self._engines: dict[object, LanguageEngine] = {}
         self._sources = ExternalSources(files)
 
     def load(self) -> Project:
@@ -141,7 +144,7 @@ class _Loader:
     def _worker(self, file: str, runtimes: Runtimes) -> Worker:
         config = self._config(file)
         identity = Identity(shown(file), config, self._stdout, self._stderr)
-        environment = tuple(config.vars.items())
+        environment: Environment = tuple(config.vars.items())
         folders = self._folders(file, config)
         extension = extension_of(file)
         if extension == "wasm":
@@ -160,13 +163,8 @@ class _Loader:
                 writable=folders.writable,
             )
             return CommandWorker(identity, self._module(runtime.path(runtime.binary)), wasi)
-        wasi = WasiTemplate(
-            environment=environment, directories=folders.readable, writable=folders.writable
-        )
-        source = self._source(file)
-        return LanguageWorker(
-            identity, self._engine(file, LANGUAGES[extension]), wasi, source, self._budget
-        )
+        engine = self._engine(file, LANGUAGES[extension], environment, folders)
+        return LanguageWorker(identity, engine, self._source(file))
 
     def _source(self, file: str) -> str:
         source = self._files.read_text(file)
@@ -174,8 +172,21 @@ class _Loader:
             raise MissingFileError(f"{shown(file)}: no such file in the image")
         return source
 
-    def _engine(self, file: str, language: str) -> LinkedModule:
-        """Return the engine of a language, compiled when the first worker needs it."""
+    def _engine(
+        self, file: str, language: str, environment: Environment, folders: _Folders
+    ) -> LanguageEngine:
+        """Return the engine of a language, the same for all that see the same from within it."""
+        key = language, environment, tuple(folders.readable), tuple(folders.writable)
+        if key not in self._engines:
+            wasi = WasiTemplate(
+                environment=environment, directories=folders.readable, writable=folders.writable
+            )
+            module = self._engine_module(file, language)
+            self._engines[key] = LanguageEngine(module, wasi, self._pages)
+        return self._engines[key]
+
+    def _engine_module(self, file: str, language: str) -> LinkedModule:
+        """Return the module of an engine, compiled when the first worker needs it."""
         key = f"engine {language}"
         if key not in self._linked:
             try:

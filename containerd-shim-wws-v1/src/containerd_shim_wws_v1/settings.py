@@ -18,6 +18,8 @@ ADDRESS_SETTING: Final = "WWS_HTTP_LISTEN_ADDR"
 DEFAULT_HOST: Final = "0.0.0.0"
 DEFAULT_PORT: Final = 3000
 
+_SNAPSHOT_BYTES: Final = 256 << 20  # where the container has no limit
+
 _URL_FORMS: Final = ("absolute", "path")
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
@@ -49,6 +51,8 @@ class Settings:
     """Requests in flight, in all processes; beyond it 503."""
     max_memory_bytes: int
     """Linear memory of one instance."""
+    max_snapshot_bytes: int
+    """What is kept of loaded sources, in each process."""
     processes: int
     """Processes that serve."""
 
@@ -64,7 +68,12 @@ class Settings:
         memory = min(memory_limit_bytes or 4 << 30, 4 << 30)
         limit = read_number(env, "WWS_MAX_INSTANCE_MEMORY", memory, least=64 << 10, most=4 << 30)
         count = read_number(env, "WWS_MAX_INSTANCE_COUNT", 1000, least=1, most=10_000)
-        processes = min(processors, MAX_WORKERS)
+        processes = int(
+            read_number(
+                *(env, "WWS_HTTP_WORKERS", min(processors, MAX_WORKERS)), least=1, most=MAX_WORKERS
+            )
+        )
+        kept = memory_limit_bytes // 2 // processes if memory_limit_bytes else _SNAPSHOT_BYTES
         return cls(
             host=host,
             port=port,
@@ -79,9 +88,8 @@ class Settings:
             max_body_bytes=int(read_number(env, "WWS_HTTP_MAX_BODY_BYTES", 32 << 20)),
             max_requests=int(count),
             max_memory_bytes=int(limit),
-            processes=int(
-                read_number(env, "WWS_HTTP_WORKERS", processes, least=1, most=MAX_WORKERS)
-            ),
+            max_snapshot_bytes=int(read_number(env, "WWS_MAX_SNAPSHOT_MEMORY", kept)),
+            processes=processes,
         )
 
 

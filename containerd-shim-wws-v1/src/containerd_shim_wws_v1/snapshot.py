@@ -3,6 +3,9 @@
 Kept are the pages that differ from those of a guest that has not run; the others cost nothing,
 since a module's own data is mapped. A guest that is given them is as the first one was: it must
 have no other state, that is no changed globals or tables and no open files.
+
+A page that several snapshots have is kept once. Of two workers in Python nearly all are equal, if
+their memories come from the same start of the interpreter.
 """
 
 from __future__ import annotations
@@ -13,60 +16,103 @@ from typing import Final
 from containerd_shimkit.wasm.guest import Guest
 from containerd_shimkit.wasm.native import GuestError
 
-MAX_BYTES: Final = 256 << 20
-"""Of all snapshots of an app."""
-
 PAGE_BYTES: Final = 4096
 _BLOCK_BYTES: Final = 64 << 10  # compared at once; the size of memories is a multiple of it
 _ZEROS: Final = bytes(_BLOCK_BYTES)
 _SLICE_BYTES: Final = 4 << 20  # dealt with before others have their turn
+
+_Places = dict[int, tuple[bytearray, int]]
+"""Where pages are, by their hash: a buffer and where it has the page."""
 
 
 class SnapshotTooLargeError(GuestError):
     """The snapshots of an app would take more memory than they may."""
 
 
-class SnapshotBudget:
-    """What snapshots of an app may still take."""
+class SnapshotPages:
+    """What the snapshots of an app share, and what they may still take."""
 
-    def __init__(self, limit: int = MAX_BYTES) -> None:
+    def __init__(self, limit: int) -> None:
+        """limit: in bytes."""
         self._limit = limit
         self.left = limit
+        self._places: _Places = {}
 
-    def take(self, size: int) -> None:
-        """Count a snapshot. Raises SnapshotTooLargeError."""
+    def find(self, page: bytes, added: _Places) -> tuple[bytearray, int] | None:
+        """Return where a page is kept, be it in ``added``."""
+        key = hash(page)
+        found = self._places.get(key) or added.get(key)
+        if found is None:
+            return None
+        buffer, at = found
+        return found if buffer[at : at + PAGE_BYTES] == page else None
+
+    def check_room(self, size: int) -> None:
+        """Raise SnapshotTooLargeError unless ``size`` bytes may be added."""
         if size > self.left:
             raise SnapshotTooLargeError(
-                f"its snapshot has more than the {self.left >> 10} KiB that are left of the "
-                f"{self._limit >> 20} MiB for all workers"
+                f"its snapshot needs more than the {self.left >> 10} KiB that are left of the "
+                f"{self._limit >> 20} MiB for all workers: WWS_MAX_SNAPSHOT_MEMORY gives more"
             )
+
+    def add(self, added: _Places, size: int) -> None:
+        """Count what a snapshot has added, and have later ones find it.
+
+        Raises SnapshotTooLargeError.
+        """
+        self.check_room(size)
         self.left -= size
+        self._places.update(added)
+
+    def forget(self) -> None:
+        """Let go of what finds pages: there will be no more snapshots."""
+        self._places.clear()
+
+
+class _Run:
+    """Neighbouring pages of a memory that are neighbours in a buffer, too."""
+
+    __slots__ = ("at", "buffer", "length", "start")
+
+    def __init__(self, start: int, buffer: bytearray, at: int) -> None:
+        self.start = start
+        """In the memory."""
+        self.buffer = buffer
+        self.at = at
+        """In the buffer."""
+        self.length = PAGE_BYTES
+
+    def goes_on(self, start: int, buffer: bytearray, at: int) -> bool:
+        """Return whether a page is the next one, and may be written in the same turn."""
+        return (
+            self.buffer is buffer
+            and self.at + self.length == at
+            and self.start + self.length == start
+            and self.length < _SLICE_BYTES
+        )
 
 
 class Snapshot:
     """See the module. Others are served while a large one is taken or restored."""
 
-    def __init__(self, memory_bytes: int, runs: list[tuple[int, bytearray]]) -> None:
+    def __init__(self, memory_bytes: int, runs: list[_Run]) -> None:
         """runs: where memory is to be written, and what."""
         self._memory_bytes = memory_bytes
-        self._runs = runs
+        self._runs = [
+            (run.start, memoryview(run.buffer)[run.at : run.at + run.length]) for run in runs
+        ]
 
     @classmethod
-    async def take(
-        cls, loaded: memoryview, initial: memoryview, budget: SnapshotBudget
-    ) -> Snapshot:
+    async def take(cls, loaded: memoryview, initial: memoryview, pages: SnapshotPages) -> Snapshot:
         """Compare two memories. Raises SnapshotTooLargeError.
 
         loaded: of the guest that is ready.  initial: of one that has not run.
         """
-        runs = await _differences(loaded, initial, budget.left)
-        snapshot = cls(len(loaded), runs)
-        budget.take(snapshot.size)
-        return snapshot
+        return cls(len(loaded), await _differences(loaded, initial, pages))
 
     @property
     def size(self) -> int:
-        """Bytes kept, and put into each guest."""
+        """Bytes put into each guest."""
         return sum(len(data) for _, data in self._runs)
 
     async def restore(self, guest: Guest) -> None:
@@ -82,17 +128,19 @@ class Snapshot:
             written += len(data)
 
 
-async def _differences(
-    loaded: memoryview, initial: memoryview, limit: int
-) -> list[tuple[int, bytearray]]:
-    """Return where memories differ, neighbouring pages as one, and little beyond ``limit`` bytes.
+async def _differences(loaded: memoryview, initial: memoryview, pages: SnapshotPages) -> list[_Run]:
+    """Return where memories differ. Little more is copied than there is room for.
 
-    None is longer than what is written at once.
+    No run is longer than what is written at once.
     """
-    runs: list[tuple[int, bytearray]] = []
+    runs: list[_Run] = []
+    added: _Places = {}
+    size = 0
+    buffer = bytearray()
     for block in range(0, len(loaded), _BLOCK_BYTES):
         if block % _SLICE_BYTES == 0:
             await asyncio.sleep(0)
+            buffer = bytearray()  # one for all would be copied, whole, as it grows
         new = loaded[block : block + _BLOCK_BYTES].tobytes()
         old = initial[block : block + _BLOCK_BYTES].tobytes() or _ZEROS
         if new == old:
@@ -101,12 +149,16 @@ async def _differences(
             page = new[at : at + PAGE_BYTES]
             if page == old[at : at + PAGE_BYTES]:
                 continue
-            limit -= PAGE_BYTES
-            start, run = runs[-1] if runs else (0, bytearray())
-            if runs and start + len(run) == block + at and len(run) < _SLICE_BYTES:
-                run.extend(page)
+            place = pages.find(page, added)
+            if place is None:
+                place = buffer, len(buffer)
+                buffer += page
+                added[hash(page)] = place
+                size += PAGE_BYTES
+            if runs and runs[-1].goes_on(block + at, *place):
+                runs[-1].length += PAGE_BYTES
             else:
-                runs.append((block + at, bytearray(page)))
-        if limit < 0:
-            break
+                runs.append(_Run(block + at, *place))
+        pages.check_room(size)
+    pages.add(added, size)
     return runs

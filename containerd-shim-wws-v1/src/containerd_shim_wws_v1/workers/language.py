@@ -3,16 +3,21 @@
 The source is evaluated once, when the app starts, and what has become of the engine's memory is
 kept. Each request gets a new instance of the engine with that memory: so it begins where evaluating
 ended, and nothing of it is there for the next.
+
+The engine itself is started once for all workers that have the same environment and directories.
+That saves each the time, and most of the memory: in Python each start draws another seed of hashes,
+and whatever holds a name is different then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from typing import Final
 
 from containerd_shim_wws_v1.contract import MAX_RESPONSE_BYTES, ResponseError
 from containerd_shim_wws_v1.services import Services
-from containerd_shim_wws_v1.snapshot import Snapshot, SnapshotBudget
+from containerd_shim_wws_v1.snapshot import Snapshot, SnapshotPages
 from containerd_shim_wws_v1.workers.base import Identity, WorkerFailedError
 from containerd_shim_wws_v1.workers.linked import LinkedModule
 from containerd_shimkit.errors import ModuleError
@@ -39,44 +44,67 @@ class NotLoadedError(GuestError):
     """The worker's source could not be evaluated when the app started."""
 
 
+class LanguageEngine:
+    """The engine of a language, for workers of the same environment and directories."""
+
+    def __init__(self, linked: LinkedModule, wasi: WasiTemplate, pages: SnapshotPages) -> None:
+        """Raises ModuleError unless the module is an engine."""
+        for name, type_ in _TYPES.items():
+            if (fault := export_fault(linked.exports, name, type_)) is not None:
+                raise ModuleError(f"{linked.name}: {fault}: it is no engine")
+        self._linked = linked
+        self._wasi = wasi
+        self._pages = pages
+        self._started: Snapshot | None = None
+        self._starting = asyncio.Lock()
+
+    def new(self, identity: Identity, services: Services) -> RunningGuest:
+        """Return an instance of the module as it is. Raises GuestTrap."""
+        config = self._wasi.config(identity.stdout, identity.stderr, stdin=b"")
+        return self._linked.start(config, identity.instance(services))
+
+    async def load(self, identity: Identity, services: Services, source: bytes) -> Snapshot:
+        """Evaluate a source, return what has become of the memory. Raises GuestError."""
+        started = await self._start(identity, services)
+        async with self.new(identity, services) as guest:
+            await started.restore(guest)
+            name = await _give(guest, identity.file.encode())
+            given = await _give(guest, source)
+            if await guest.call(guest.export(LOAD.encode()), *name, *given):
+                raise WorkerFailedError("it cannot be evaluated; why is said above")
+            return await self._snapshot(guest, identity, services)
+
+    async def _start(self, identity: Identity, services: Services) -> Snapshot:
+        async with self._starting:
+            if self._started is None:
+                async with self.new(identity, services) as guest:
+                    await guest.call(guest.export(INITIALIZE.encode()), results=0)
+                    self._started = await self._snapshot(guest, identity, services)
+            return self._started
+
+    async def _snapshot(self, guest: Guest, identity: Identity, services: Services) -> Snapshot:
+        async with self.new(identity, services) as fresh:
+            return await Snapshot.take(guest.memory(), fresh.memory(), self._pages)
+
+
 class LanguageWorker:
     """See the module."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        engine: LinkedModule,
-        wasi: WasiTemplate,
-        source: str,
-        budget: SnapshotBudget,
-    ) -> None:
-        """Raises ModuleError unless the module is an engine."""
-        for name, type_ in _TYPES.items():
-            if (fault := export_fault(engine.exports, name, type_)) is not None:
-                raise ModuleError(f"{engine.name}: {fault}: it is no engine")
+    def __init__(self, identity: Identity, engine: LanguageEngine, source: str) -> None:
         self.identity = identity
         self._engine = engine
-        self._wasi = wasi
         self._source = source.encode()
-        self._budget = budget
         self._snapshot: Snapshot | None = None
 
     async def load(self, services: Services) -> None:
         """Evaluate the source. Raises GuestError."""
-        async with self._start(services) as guest:
-            await guest.call(guest.export(INITIALIZE.encode()), results=0)
-            name = await _give(guest, self.identity.file.encode())
-            source = await _give(guest, self._source)
-            if await guest.call(guest.export(LOAD.encode()), *name, *source):
-                raise WorkerFailedError("it cannot be evaluated; why is said above")
-            async with self._start(services) as fresh:
-                self._snapshot = await Snapshot.take(guest.memory(), fresh.memory(), self._budget)
+        self._snapshot = await self._engine.load(self.identity, services, self._source)
 
     async def run(self, services: Services, request: bytes) -> bytes:
         """See ``Worker``."""
         if self._snapshot is None:
             raise NotLoadedError("it could not be loaded when the app started")
-        async with self._start(services) as guest:
+        async with self._engine.new(self.identity, services) as guest:
             await self._snapshot.restore(guest)
             given = await _give(guest, request)
             at = await guest.call(guest.export(HANDLE.encode()), *given)
@@ -86,11 +114,6 @@ class LanguageWorker:
             if length > MAX_RESPONSE_BYTES:
                 raise ResponseError(f"the worker gives more than {MAX_RESPONSE_BYTES} bytes")
             return guest.read(pointer, length)
-
-    def _start(self, services: Services) -> RunningGuest:
-        identity = self.identity
-        config = self._wasi.config(identity.stdout, identity.stderr, stdin=b"")
-        return self._engine.start(config, identity.instance(services))
 
 
 async def _give(guest: Guest, data: bytes) -> tuple[int, int]:
