@@ -279,18 +279,6 @@ def test_guest_whose_client_has_gone_is_ended(
     assert f"GET {path.partition('?')[0]} is given up: the client has gone" in caplog.text
 
 
-def test_client_that_sends_no_more_is_answered(probe: Image) -> None:
-    async def main(port: int) -> None:
-        async with connected(port) as connection:
-            await connection.send(head("GET", "/sleep?ms=300"))
-            connection.writer.write_eof()
-            while (response := await connection.response()).status == 100:
-                pass
-            assert response.status == 200
-
-    probe.run(main)
-
-
 def test_body_that_takes_too_long_is_504(probe: Image) -> None:
     async def main(port: int) -> None:
         async with connected(port) as connection:

@@ -22,7 +22,6 @@ from containerd_shimkit.errors import ListenError
 from containerd_shimkit.http.server import (
     HttpServer,
     HttpSettings,
-    LimitedProtocol,
     Receive,
     Scope,
     Send,
@@ -565,11 +564,15 @@ def test_client_that_goes_away_leaves_nothing() -> None:
     run(main)
 
 
-# Clients that go away, and those that only have no more to say
+# Clients that go away
 
 
 def close(connection: Connection) -> None:
     connection.writer.close()
+
+
+def shut_down(connection: Connection) -> None:
+    connection.writer.write_eof()
 
 
 def reset(connection: Connection) -> None:
@@ -579,7 +582,7 @@ def reset(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 300_000, 5_000_000])
-@pytest.mark.parametrize("leave", [close, reset])
+@pytest.mark.parametrize("leave", [close, shut_down, reset])
 def test_request_of_a_client_that_has_gone_is_given_up(
     leave: Callable[[Connection], None], size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -624,62 +627,6 @@ def test_request_given_up_during_the_drain_ends_it() -> None:
             close(connection)
             await running.ended()
             assert running.app.cancelled == 1
-
-    run(main)
-
-
-def test_client_that_sends_no_more_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told to continue first: if it had gone, its system would say so."""
-    looked = asyncio.Event()
-
-    class Looking(LimitedProtocol):
-        def _look(self) -> None:
-            super()._look()
-            looked.set()
-
-    monkeypatch.setattr("containerd_shimkit.http.server.LimitedProtocol", Looking)
-
-    async def main() -> None:
-        async with serving() as running, connected(running.port) as connection:
-            await connection.send(head("GET", "/wait"))
-            await running.app.entered.wait()
-            connection.writer.write_eof()
-            assert (await connection.response()).status == 100
-            async with asyncio.timeout(DEADLINE):
-                await looked.wait()
-            running.app.release.set()
-            assert (await connection.response()).text == "GET /wait 0"
-            assert await connection.rest() == b""
-            assert running.app.cancelled == 0
-
-    run(main)
-
-
-def test_client_of_http_1_0_that_sends_no_more_is_answered() -> None:
-    async def main() -> None:
-        async with serving() as running, connected(running.port) as connection:
-            await connection.send(b"GET /wait HTTP/1.0\r\n\r\n")
-            await running.app.entered.wait()
-            connection.writer.write_eof()
-            await fetch(running.port)  # the server has seen the end by now, most likely
-            running.app.release.set()
-            assert (await connection.response()).text == "GET /wait 0"
-            assert await connection.rest() == b""
-
-    run(main)
-
-
-def test_pipeline_of_a_client_that_sends_no_more_is_answered() -> None:
-    async def main() -> None:
-        async with serving() as running, connected(running.port) as connection:
-            await connection.send(head("GET", "/wait") + head("GET", "/a") + head("GET", "/b"))
-            connection.writer.write_eof()
-            running.app.release.set()
-            for expected in ("GET /wait 0", "GET /a 0", "GET /b 0"):
-                while (response := await connection.response()).status == 100:
-                    pass
-                assert response.text == expected
-            assert await connection.rest() == b""
 
     run(main)
 

@@ -75,7 +75,6 @@ class CorkedTransport(asyncio.Transport):
         self._cork = cork
         self._parts: list[Any] = []
         self.is_closing = transport.is_closing  # type: ignore[method-assign]  # asked often
-        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
 
     def write(self, data: Any) -> None:
         """See asyncio."""

@@ -5,9 +5,8 @@ it is idle and exit 0 when it is told to stop. So the protocol is uvicorn's and 
 is ours, driven by events.
 
 When a client has gone the task that answers it is cancelled, as hyper drops the service's future,
-and ``client_gone`` tells it why. A client that has only shut its side down still gets its answer,
-which hyper spares itself. Both look the same until something is written to them: so that one is
-sent ``100 Continue``, which a client of HTTP/1.1 passes over and a system without one resets.
+and ``client_gone`` tells it why. One that shuts only its own side down looks the same, and is taken
+for gone too, as by hyper and nginx.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import select
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -40,8 +38,6 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _BACKLOG: Final = 2048
 _ACCEPTED_AT_ONCE: Final = 64
 _LINGER_SECONDS: Final = 2.0
-_LOOK_SECONDS: Final = 0.1
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _GONE: Final = "client_gone"  # in a scope
 
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)/?(.*)", re.S)
@@ -170,7 +166,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._answering: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None
-        self._look_timer: asyncio.TimerHandle | None = None
 
     def connection_made(  # type: ignore[override]  # uvicorn's protocol takes full transports only
         self, transport: asyncio.Transport
@@ -181,8 +176,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
-        if self._look_timer is not None:
-            self._look_timer.cancel()
         super().connection_lost(exc)
         self.pipeline.clear()
         if self._answering is not None:
@@ -192,27 +185,6 @@ class LimitedProtocol(HttpToolsProtocol):
                 cycle.scope[_GONE] = True  # type: ignore[typeddict-unknown-key]
                 task.cancel()
         self._server.connection_closed.set()
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection if somebody may still wait for answers at its other end."""
-        last = self.cycle
-        if self._answering is None or last.response_complete or last.more_body:
-            return False
-        last.keep_alive = False
-        cycle, _ = self._answering
-        if cycle.scope["http_version"] == "1.1" and not cycle.response_started:
-            self.transport.write(_CONTINUE)
-        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
-        return True
-
-    def _look(self) -> None:
-        """End a connection that the other end has reset: after its end nobody reads from it."""
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket"), 0)
-        if poll.poll(0):
-            self.transport.abort()
-        else:
-            self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Do as uvicorn's code does, and remember the task."""
