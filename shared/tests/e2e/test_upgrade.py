@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -200,3 +201,58 @@ def test_pod_goes_on_below_a_newer_containerd(
             cri.remove_pod(pod)
             other = cri.run_pod(handler="spin", host_network=True)
             assert run_web(cri, other, image).get("/hello")[0] == 200
+
+
+def test_version_tells_builds_apart(spin_binary: Path, newer_binary: Path) -> None:
+    def lines(binary: Path) -> set[str]:
+        output = subprocess.run([binary, "-v"], check=True, capture_output=True, text=True).stdout
+        return set(output.splitlines())
+
+    differing = lines(spin_binary) ^ lines(newer_binary)
+    assert {line.split(":")[0].strip() for line in differing} == {"Revision"}
+
+
+def test_configuration_that_containerd_migrates(
+    spin_binary: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """`config migrate` drops comments, by which `--remove` knows our lines: they come after it."""
+    newer = containerd_program("2.4", pytestconfig.rootpath)
+    file = tmp_path / "config.toml"
+    original = 'version = 2\nroot = "/srv/containerd"\n'
+
+    def config(*arguments: str, containerd: str) -> str:
+        command = [
+            str(spin_binary),
+            "config",
+            "--file",
+            str(file),
+            "--containerd",
+            containerd,
+            *arguments,
+        ]
+        environment = {"PATH": os.defpath, "CONTAINERD_WASM_SHIMS_ROOT": str(tmp_path / "root")}
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment, timeout=60
+        ).stdout
+
+    def migrate() -> None:
+        command = [newer, "--config", str(file), "config", "migrate"]
+        file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    file.write_text(original)
+    config("--write", containerd="/usr/bin/containerd")
+    migrate()
+    assert "nothing to change" in config("--write", containerd=newer)
+    assert "nothing to change" in config("--remove", containerd=newer)
+    assert "io.containerd.spin.v1" in file.read_text()
+
+    file.write_text(original)
+    config("--write", containerd="/usr/bin/containerd")
+    assert "is taken out" in config("--remove", containerd="/usr/bin/containerd")
+    assert file.read_text() == original
+    migrate()
+    migrated = file.read_text()
+    config("--write", containerd=newer)
+    assert '[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.spin]' in file.read_text()
+    config("--remove", containerd=newer)
+    assert file.read_text() == migrated

@@ -30,12 +30,14 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"ctr image (tag|push) .*registry\.example\.com/.*", NOTHING),
     # Told of a node's own containerd, and tested with others: shared/tests/node.
     (r"containerd-shim-\w+-v1 (config|doctor)( --[\w-]+| \w+)*", NOTHING),
+    # Of builds that are not there: shared/tests/e2e/test_upgrade.py and test_precompile.py.
+    (r"(dist/)?containerd-shim-\w+-v1 (-v|precompile \S+)", NOTHING),
     # What wants a cluster, Docker, or the machine itself: shared/tests/deployments does the same in
     # other ways. What the command names has to be there.
     (r"(microk8s )?kubectl .*|docker (build|push|load) .*|microk8s ctr .*", PATHS),
     (r"buildah pull oci-archive:\S+", PATHS),
     (r"skopeo copy oci-archive:\S+ docker://registry\.example\.com/\S+", PATHS),
-    (r"(install|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
+    (r"(install|mv|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
     (r"make (install-k3d|up|clean)", PATHS),
     (r"make run_\w+.*", BACKGROUND),
     (r"ctr run (?!.*(-d|--detach)).*", BACKGROUND),
