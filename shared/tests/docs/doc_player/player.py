@@ -26,23 +26,23 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"make (build|test|bench|soak|lint|guests|release)\b", DRY),
     # Packages that this machine has: that Debian knows their names has to do.
     (r"apt-get install [^&|;]+", DRY),
-    # To registries that do not exist.
-    (r"ctr image (tag|push) .*registry\.example\.com/.*", NOTHING),
     # Told of a node's own containerd, and tested with others: shared/tests/node.
     (r"containerd-shim-\w+-v1 (config|doctor)( --[\w-]+| \w+)*", NOTHING),
     # Of builds that are not there: shared/tests/e2e/test_upgrade.py and test_precompile.py.
     (r"(dist/)?containerd-shim-\w+-v1 (-v|precompile \S+)", NOTHING),
-    # What wants a cluster, Docker, or the machine itself: shared/tests/deployments does the same in
+    # What wants a cluster, base images or the machine itself: shared/tests/deployments does that in
     # other ways. What the command names has to be there.
-    (r"(microk8s )?kubectl .*|docker (build|push|load) .*|microk8s ctr .*", PATHS),
-    (r"buildah pull oci-archive:\S+", PATHS),
-    (r"skopeo copy oci-archive:\S+ docker://registry\.example\.com/\S+", PATHS),
+    (r"(microk8s )?kubectl .*|microk8s ctr .*", PATHS),
+    (r"docker build .*--file deployments/.*", PATHS),
+    (r"docker push registry\.example\.com/containerd-wasm-shims/node-installer\S*", NOTHING),
     (r"(install|mv|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
-    (r"make (install-k3d|up|clean)", PATHS),
+    (r"make (-C deployments/k3d \w+|install-k3d|up|clean)", DRY),
+    (r"curl http://127\.0\.0\.1:8081/(spin|slight|wws)/hello", NOTHING),
     (r"make run_\w+.*", BACKGROUND),
     (r"ctr run (?!.*(-d|--detach)).*", BACKGROUND),
     (r"ctr .*", RUN),
     (r"make (install|load|images|install load)", RUN),
+    (r"(docker (build|load|push|tag)|buildah (build|pull|push|tag)|skopeo copy) [^&|;]+", RUN),
     (r"(curl|mkdir|clang-14|cat|ls) [^&|;]*", RUN),
 )
 
@@ -175,7 +175,10 @@ def rule_of(text: str) -> str | None:
 def dry(text: str) -> str:
     """Return a command that says whether another could be run."""
     if text.startswith("make "):
-        return f"make --dry-run {text.removeprefix('make ')}"
+        # These are of deployments/k3d, whose page is read there.
+        there = text in ("make install-k3d", "make up", "make clean")
+        where = "--directory deployments/k3d " if there else ""
+        return f"make {where}--dry-run {text.removeprefix('make ')}"
     return text.replace("apt-get install", "apt-get install --simulate", 1)
 
 

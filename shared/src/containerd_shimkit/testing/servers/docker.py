@@ -6,15 +6,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pytest
 
 from containerd_shimkit.testing.apps import eventually
-from containerd_shimkit.testing.containerd import in_netns
 from containerd_shimkit.testing.servers.process import need_program
 
 _SECONDS: Final = 60.0
@@ -68,10 +68,13 @@ class Docker:
 
 
 @contextmanager
-def running_docker(netns: Path | None = None) -> Iterator[Docker]:
+def running_docker(
+    prefix: Sequence[str] = (), environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Docker]:
     """A daemon and all that is its own; gone at the end.
 
-    netns: the network namespace whose network it uses; None is this one.
+    prefix: the arguments with which it is executed, if not in this machine's network.
+    environment: more variables for it.
     """
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -87,17 +90,19 @@ def running_docker(netns: Path | None = None) -> Iterator[Docker]:
         configuration = directory / "daemon.json"
         configuration.write_text("{}")  # not the machine's
         command = [
-            *in_netns(netns),
+            *prefix,
             *("unshare", "--mount", "sh", "-c", _START, "sh"),
             *(program, "--config-file", str(configuration), "--host", f"unix://{socket}"),
             *("--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")),
             *("--pidfile", str(directory / "docker.pid"), "--bridge", "none"),
             *("--iptables=false", "--ip6tables=false", "--ip-forward=false"),
+            *("--storage-driver", "vfs"),  # in a container's root overlayfs may not work
         ]
         log = directory / "docker.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
+                env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 
 from containerd_shimkit.testing.apps import eventually, free_address
+from containerd_shimkit.testing.containerd import in_netns
 
 _NOBODY: Final = "nobody"
 _START_SECONDS: Final = 60.0
@@ -35,6 +36,7 @@ class Server:
         stop_signal: signal.Signals = signal.SIGTERM,
         ready: Callable[[Server], bool] = lambda _: True,
         as_nobody: bool = True,
+        netns: Path | None = None,
     ) -> None:
         """command: what runs the server in the foreground; its first word is a path.
 
@@ -42,13 +44,15 @@ class Server:
         stop_signal: what it ends at once on, whoever is connected.
         ready: whether it serves; asked once its port is open.
         as_nobody: a program of this checkout may lie where only its owner reads.
+        netns: the network namespace that it serves, where only ``ready`` can see it; not as nobody.
         """
         self.directory = directory
         self.host, self.port = address
         self._command = command
         self._stop_signal = stop_signal
         self._ready = ready
-        self._user = server_user() if as_nobody else None
+        self._user = server_user() if as_nobody and netns is None else None
+        self._netns = netns
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,7 +90,7 @@ class Server:
         """Return when the server is ready."""
         with self.log.open("ab") as log:
             self._process = process = subprocess.Popen(
-                self._command(self),
+                [*in_netns(self._netns), *self._command(self)],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -97,6 +101,8 @@ class Server:
 
         def accepts() -> bool:
             assert process.poll() is None, f"the server ended: {self.log.read_text()[-2000:]}"
+            if self._netns is not None:
+                return self._ready(self)
             with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
                 return self._ready(self)
             return False
@@ -166,6 +172,7 @@ def running_server(
     stop_signal: signal.Signals = signal.SIGTERM,
     ready: Callable[[Server], bool] = lambda _: True,
     as_nobody: bool = True,
+    netns: Path | None = None,
 ) -> Iterator[Server]:
     """A server that accepts connections.
 
@@ -174,7 +181,7 @@ def running_server(
     """
     with server_directory() as directory:
         server = Server(
-            directory, command, address or free_address(), stop_signal, ready, as_nobody
+            directory, command, address or free_address(), stop_signal, ready, as_nobody, netns
         )
         try:
             if prepare is not None:
