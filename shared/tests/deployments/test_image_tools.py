@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from build_images import build_image, find_images
 
+from containerd_shimkit.oci.archive import ImageFile, write_image_archive
 from containerd_shimkit.testing.apps import Node
 from containerd_shimkit.testing.containerd import Containerd
 from containerd_shimkit.testing.fixtures import ON_EACH_CONTAINERD, each_containerd
@@ -117,6 +120,44 @@ def test_buildah_builds_on_the_archive(tmp_path: Path, buildah: Buildah) -> None
     buildah.run("build", "--tag", "more:1", tmp_path / "more")
     found = json.loads(buildah.run("inspect", "--type", "image", "more:1"))["OCIv1"]["config"]
     assert (found["Entrypoint"], found["Labels"]["more"]) == (["/"], "yes")
+
+
+@pytest.mark.parametrize("name", ["k3d", "node-installer"])
+def test_images_of_deployments(tmp_path: Path, docker: Docker, shim_dir: Path, name: str) -> None:
+    """Docker builds them of what is there, on a base that has nothing.
+
+    Without what is run in the other base: no package is fetched here.
+    """
+    for shim in ("spin", "slight", "wws"):
+        need_shim(shim_dir, shim)
+    source = REPOSITORY / "deployments" / name
+    text = (source / "Dockerfile").read_text().replace("\\\n", " ")
+    default = re.search(r"^ARG K3S=(.*)$", text, re.M)
+    (base,) = re.findall(r"^FROM (.*)$", text, re.M)
+    if default is not None:
+        base = base.replace("${K3S}", default[1])
+    archive = tmp_path / "base.tar"
+    reference = f"docker.io/{base if '/' in base else f'library/{base}'}"
+    write_image_archive(archive, reference, [ImageFile("etc/base")], entrypoint=[])
+    docker.run("load", "--input", archive)
+    file = tmp_path / "Dockerfile"
+    file.write_text(re.sub(r"^RUN .*$", "", text, flags=re.M))
+    shutil.copy(source / "Dockerfile.dockerignore", tmp_path)
+    docker.run("build", "--file", file, "--output", tmp_path / "made", REPOSITORY)
+    made = {
+        str(path.relative_to(tmp_path / "made")): path.stat().st_mode & 0o777
+        for path in (tmp_path / "made").rglob("*")
+        if path.is_file()
+    }
+    place = {"k3d": "usr/local/bin", "node-installer": "opt/containerd-wasm-shims"}[name]
+    expected = {f"{place}/containerd-shim-{shim}-v1": 0o755 for shim in ("spin", "slight", "wws")}
+    if name == "k3d":
+        templates = "var/lib/rancher/k3s/agent/etc/containerd"
+        expected |= {f"{templates}/config.toml.tmpl": 0o644}
+        expected |= {f"{templates}/config-v3.toml.tmpl": 0o644}
+    else:
+        expected |= {"usr/local/bin/install.sh": 0o755}
+    assert made == expected | {"etc/base": 0o644}
 
 
 @pytest.mark.containerd

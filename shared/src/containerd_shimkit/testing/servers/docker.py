@@ -96,7 +96,6 @@ def running_docker(
             *("--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")),
             *("--pidfile", str(directory / "docker.pid"), "--bridge", "none"),
             *("--iptables=false", "--ip6tables=false", "--ip-forward=false"),
-            *("--storage-driver", "vfs"),  # in a container's root overlayfs may not work
         ]
         log = directory / "docker.log"
         with log.open("wb") as output:
