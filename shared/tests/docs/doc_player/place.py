@@ -67,6 +67,8 @@ def place(directory: Path, shims_home: Path, binary: str, *, docker: bool) -> It
         storage = directory / "storage.conf"
         storage.write_text(_STORAGE.format(directory=directory / "storage"))
         more = {
+            # Debian's programs before others of the same name: other clients of Docker, rustup.
+            "PATH": f"/usr/bin:{os.environ['PATH']}",
             "DESTDIR": str(installed),
             "CONTAINERD_ADDRESS": daemon.address,
             "CONTAINERD_NAMESPACE": daemon.namespace,
@@ -76,6 +78,6 @@ def place(directory: Path, shims_home: Path, binary: str, *, docker: bool) -> It
         }
         if docker:
             trust = {"SSL_CERT_FILE": str(trusted)}
-            more |= stack.enter_context(running_docker(prefix, trust)).environment
+            more["DOCKER_HOST"] = stack.enter_context(running_docker(prefix, trust)).host
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CONTAINERD_")}
         yield Place(kept | more, prefix)

@@ -42,7 +42,8 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"ctr run (?!.*(-d|--detach)).*", BACKGROUND),
     (r"ctr .*", RUN),
     (r"make (install|load|images|install load)", RUN),
-    (r"(docker (build|load|push|tag)|buildah (build|pull|push|tag)|skopeo copy) [^&|;]+", RUN),
+    (r"(docker (build|load|push|tag|rmi)|buildah (build|pull|push|tag|rmi)) [^&|;]+", RUN),
+    (r"skopeo copy [^&|;]+", RUN),
     (r"(curl|mkdir|clang-14|cat|ls) [^&|;]*", RUN),
 )
 

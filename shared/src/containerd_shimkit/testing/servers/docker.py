@@ -34,16 +34,13 @@ class Docker:
 
     def __init__(self, client: str, socket: Path) -> None:
         self._client = client
+        self.host = f"unix://{socket}"
+        """What a client has to be told as ``DOCKER_HOST``."""
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(socket.parent),
-            "DOCKER_HOST": f"unix://{socket}",
+            "DOCKER_HOST": self.host,
         }
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """What a client has to be told."""
-        return self._environment
 
     def run(self, *arguments: object, check: bool = True, buildkit: bool = True) -> str:
         """Run ``docker``; return what it printed, on both.
