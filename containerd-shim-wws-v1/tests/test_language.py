@@ -16,7 +16,7 @@ from containerd_shim_wws_v1.engine import WwsEngine
 from containerd_shim_wws_v1.workers import engines
 from containerd_shim_wws_v1.workers.engines import NoEngineError, open_engine
 from containerd_shimkit.errors import ModuleError
-from containerd_shimkit.testing.http import fetch
+from containerd_shimkit.testing.http import connected, fetch, head
 
 Image = Any  # of conftest.py
 
@@ -176,6 +176,58 @@ def test_stop_while_a_source_is_loaded(project: Image) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("source", ["load loop", "count"])
+def test_requests_are_answered_before_all_is_loaded(
+    project: Image, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the others do; the request's worker is loaded first."""
+    monkeypatch.setattr("containerd_shim_wws_v1.engine._LOADING_SECONDS", 0)
+    for number in range(100):
+        project.file(f"{number}.js", "count" if number else source)
+    project.file("z.js", "count")
+
+    async def main(port: int) -> None:
+        answers = await asyncio.gather(*(fetch(port, "/z") for _ in range(20)))
+        assert {each.text for each in answers} == {"/z.js 1"}
+        assert (await fetch(port, "/99")).text == "/99.js 1"
+
+    project.run(main, WWS_HTTP_REQUEST_TIMEOUT_SECONDS="600")
+
+
+def test_loading_goes_on_when_a_client_goes_away(
+    project: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("containerd_shim_wws_v1.engine._LOADING_SECONDS", 0)
+    project.file("a.js", "load loop")
+    project.file("b.js", "load loop")
+
+    async def main(port: int) -> None:
+        for _ in range(3):
+            async with connected(port) as connection:
+                await connection.send(head("GET", "/b"))
+        async with asyncio.timeout(30):
+            while (status := (await fetch(port, "/b")).status) != 500:
+                assert status == 504
+
+    project.run(main, WWS_HTTP_REQUEST_TIMEOUT_SECONDS="0.5")
+
+
+def test_stop_while_a_request_waits_for_its_worker(
+    project: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("containerd_shim_wws_v1.engine._LOADING_SECONDS", 0)
+    project.file("a.js", "load loop")
+
+    async def main(port: int) -> None:
+        async with connected(port) as connection:
+            await connection.send(head("GET", "/a"))
+            assert (await fetch(port, "/.well-known/wws/health")).status == 200
+            project.stop.set()
+            assert (await connection.response()).status == 503
+
+    project.run(main, WWS_SHUTDOWN_TIMEOUT_SECONDS="0.2")
 
 
 def test_snapshots_are_bounded(project: Image, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,17 +16,15 @@ from containerd_shim_wws_v1.loading import Project, load_project
 from containerd_shim_wws_v1.outbound.http import OutboundHttp
 from containerd_shim_wws_v1.services import Services
 from containerd_shim_wws_v1.settings import Settings
+from containerd_shim_wws_v1.workers.loader import LOADING_INSTANCES, Loader
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ExitCode, ListenError
 from containerd_shimkit.http.server import HttpServer, HttpSettings, listen
 from containerd_shimkit.tls import TrustedCertificates
 from containerd_shimkit.wasm.engine import fit_requests
-from containerd_shimkit.wasm.native import GuestError
-from containerd_shimkit.wasm.program import run_until
 
 ROOT: Final = Path("/")
-
-log = logging.getLogger(__name__)
+_LOADING_SECONDS: Final = 5.0  # before it serves; kubelet gives a start two minutes
 
 
 @dataclass(slots=True)
@@ -68,18 +65,26 @@ class WwsEngine:
         return app.processes
 
     async def serve(self, app: WwsApp, ready: Callable[[], None], stop: asyncio.Event) -> int:
-        """Get the workers ready, serve until told to stop, then drain."""
+        """Get the workers ready, serve until told to stop, then drain.
+
+        Those that are not ready in time are got ready while others answer.
+        """
         if app.socket is None:
             raise ListenError("the address is not bound")
         settings, project = app.settings, app.project
         services = Services(app.make_store(), OutboundHttp(app.certificates))
+        loader = Loader(project.workers.values(), services, settings.request_seconds)
+        loading = asyncio.create_task(_load(loader, project))
+        stopping = asyncio.create_task(stop.wait())
         try:
-            loading = _load_workers(project, services, settings)
-            if await run_until(stop, loading) is None:
+            await asyncio.wait(
+                (loading, stopping), timeout=_LOADING_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if stop.is_set():
                 app.socket.close()
                 return ExitCode.OK
             places = ceil(settings.max_requests / app.processes)
-            trigger = HttpTrigger(project, services, settings, places)
+            trigger = HttpTrigger(project, loader, services, settings, places)
             limits = HttpSettings(
                 drain_seconds=settings.drain_seconds, take_turns=app.processes > 1
             )
@@ -88,6 +93,10 @@ class WwsEngine:
             ready()
             await server
         finally:
+            loading.cancel()
+            stopping.cancel()
+            await asyncio.wait((loading, stopping))
+            await loader.close()
             await services.close()
         return ExitCode.OK
 
@@ -96,25 +105,11 @@ class WwsEngine:
         app.project.close()
 
 
-async def _load_workers(project: Project, services: Services, settings: Settings) -> int:
-    """Have workers evaluate their sources; one that cannot answers 500, as upstream's does.
-
-    Returns 0: a program for ``run_until``.
-    """
-    for worker in project.workers.values():
-        file = worker.identity.file
-        try:
-            async with asyncio.timeout(settings.request_seconds):
-                await worker.load(services)
-        except GuestError as exc:
-            log.error("%s cannot be loaded, and is answered 500: %s", file, exc)
-        except TimeoutError:
-            seconds = settings.request_seconds
-            log.error("%s takes more than %g s to load, and is answered 500", file, seconds)
-    return 0
+async def _load(loader: Loader, project: Project) -> None:
+    await loader.load_all()
+    project.pages.forget()
 
 
 def _fitting(settings: Settings) -> Settings:
-    # One more instance: the guest that gets the app ready takes no place of a request.
-    count = fit_requests(settings.max_requests, "WWS_MAX_INSTANCE_COUNT", others=1)
+    count = fit_requests(settings.max_requests, "WWS_MAX_INSTANCE_COUNT", others=LOADING_INSTANCES)
     return replace(settings, max_requests=count)

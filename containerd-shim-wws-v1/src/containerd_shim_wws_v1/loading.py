@@ -32,6 +32,7 @@ from containerd_shim_wws_v1.workers.engines import LANGUAGES, NoEngineError, ope
 from containerd_shim_wws_v1.workers.external import SOURCES, ExternalSources
 from containerd_shim_wws_v1.workers.language import LanguageEngine, LanguageWorker
 from containerd_shim_wws_v1.workers.linked import Host, LinkedModule
+from containerd_shim_wws_v1.workers.loader import LOADING_INSTANCES
 from containerd_shimkit.engine import RuntimeContext
 from containerd_shimkit.errors import ManifestError, MissingFileError
 from containerd_shimkit.linux.paths import fd_path
@@ -57,6 +58,7 @@ class Project:
     assets: Assets
     host: Host
     sources: ExternalSources
+    pages: SnapshotPages
     directories: list[int]
     """Descriptors of those that workers see."""
 
@@ -92,8 +94,10 @@ class _Loader:
         self._files = files
         self._context = context
         self._settings = settings
-        # One more: a guest that gets a worker ready takes no place of a request.
-        engine = create_engine(EngineSettings(max_instances=settings.max_requests + 1))
+        # Guests that get workers ready take no place of a request.
+        engine = create_engine(
+            EngineSettings(max_instances=settings.max_requests + LOADING_INSTANCES)
+        )
         self._host = Host.create(engine, settings.max_memory_bytes)
         self._stdout = output_callback(context.stdout.write)
         self._stderr = output_callback(context.stderr.write)
@@ -129,7 +133,9 @@ class _Loader:
             for route in routes.routes
             if route.file not in left_out
         }
-        return Project(routes, workers, assets, self._host, self._sources, self._directories)
+        return Project(
+            *(routes, workers, assets, self._host, self._sources, self._pages), self._directories
+        )
 
     def _runtimes(self) -> Runtimes:
         try:

@@ -30,6 +30,7 @@ from containerd_shim_wws_v1.project.routes import Kind, Route, normal_path
 from containerd_shim_wws_v1.services import Services
 from containerd_shim_wws_v1.settings import Settings
 from containerd_shim_wws_v1.workers.base import Worker
+from containerd_shim_wws_v1.workers.loader import Loader
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.http.deadlines import Deadlines
 from containerd_shimkit.http.messages import (
@@ -62,6 +63,7 @@ class HttpTrigger:
     def __init__(
         self,
         project: Project,
+        loader: Loader,
         services: Services,
         settings: Settings,
         places: int,
@@ -70,6 +72,7 @@ class HttpTrigger:
         self._routes = project.routes
         self._workers = project.workers
         self._assets = project.assets
+        self._loader = loader
         self._services = services
         self._settings = settings
         self._deadlines = Deadlines(settings.request_seconds)
@@ -159,6 +162,7 @@ class HttpTrigger:
     async def _run(
         self, worker: Worker, params: Mapping[str, str], path: str, scope: Scope, body: bytes
     ) -> Response:
+        await self._loader.wait_for(worker)
         namespace = worker.identity.config.namespace
         store = self._services.store
         values = await store.read(namespace) if namespace is not None else _NO_VALUES

@@ -103,7 +103,7 @@ class LanguageWorker:
     async def run(self, services: Services, request: bytes) -> bytes:
         """See ``Worker``."""
         if self._snapshot is None:
-            raise NotLoadedError("it could not be loaded when the app started")
+            raise NotLoadedError("it could not be loaded; why was said then")
         async with self._engine.new(self.identity, services) as guest:
             await self._snapshot.restore(guest)
             given = await _give(guest, request)
