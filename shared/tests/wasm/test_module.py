@@ -55,6 +55,19 @@ def test_every_missing_import_is_named(host: GuestHost) -> None:
     assert "fd_close" not in message
 
 
+def test_names_of_imports_are_shown_as_text(host: GuestHost) -> None:
+    """They are a module's own: in a log they are neither lines nor commands for a terminal."""
+    text = f"""(module
+      (import "a\\nlevel=error" "\\1b[2J\\u{{202e}}ü" (func))
+      (import "{"x" * 1000}" "y" (func)))"""
+    with pytest.raises(ModuleError) as caught:
+        check(host, text)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert r"a\nlevel=error.\x1b[2J\u202eü, " in message
+    assert f"{'x' * 200}…" in message
+
+
 def test_open_wasm_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"app\.wasm: no such file in the image"):
         open_wasm(tmp_path / "app.wasm", "app.wasm")

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import wasmtime
 
@@ -15,6 +15,9 @@ from containerd_shimkit.errors import MissingFileError, ModuleError
 
 Compile = Callable[[int, str], int]
 """``(descriptor of the .wasm, name for messages) -> descriptor of the compiled file``."""
+
+
+_MAX_SHOWN: Final = 200
 
 
 class HasImports(Protocol):
@@ -67,12 +70,18 @@ def check_imports(
 ) -> None:
     """Raise ModuleError naming every import of ``module`` that ``linker`` does not provide."""
     missing = [
-        f"{wanted.module}.{wanted.name}"
+        _shown(f"{wanted.module}.{wanted.name}")
         for wanted in module.imports
         if not _provides(linker, store, wanted)
     ]
     if missing:
         raise ModuleError(f"{name}: imports {', '.join(missing)}, which this shim does not provide")
+
+
+def _shown(name: str) -> str:
+    """Return a name of a module's own for messages: it may hold anything, and be of any length."""
+    cut = name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def _provides(linker: wasmtime.Linker, store: wasmtime.Store, wanted: wasmtime.ImportType) -> bool:
