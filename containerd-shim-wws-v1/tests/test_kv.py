@@ -311,6 +311,44 @@ def test_lock_that_others_keep_holds_up_its_namespace_only(
     asyncio.run(main())
 
 
+def test_change_that_is_cut_off_is_not_made(tmp_path: Path) -> None:
+    """Whoever asked for it was told that it failed."""
+
+    async def main() -> None:
+        store = DirectoryStore(tmp_path)
+        with (tmp_path / "n.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            change = asyncio.create_task(store.change("n", Changes({"a": "1"})))
+            await asyncio.sleep(0)
+            change.cancel()
+            async with asyncio.timeout(30):
+                with pytest.raises(asyncio.CancelledError):
+                    await change
+        await store.change("n", Changes({"b": "2"}))
+        assert await store.read("n") == {"b": "2"}
+        assert not list(tmp_path.glob("*.new"))
+
+    asyncio.run(main())
+
+
+def test_change_that_is_cut_off_at_any_moment_is_whole_or_none(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = DirectoryStore(tmp_path)
+        for turns in range(50):
+            changes = Changes({"a": str(turns), "b": str(turns)})
+            change = asyncio.create_task(store.change("n", changes))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            change.cancel()
+            await asyncio.wait((change,))
+            values = await store.read("n")
+            assert values.get("a") == values.get("b")
+        await store.change("n", Changes({"a": "x"}))
+        assert (await store.read("n"))["a"] == "x"
+
+    asyncio.run(main())
+
+
 def test_workers_at_once_lose_nothing(stores: Image) -> None:
     async def main(port: int) -> None:
         found = Stores(port)

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import stat
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -48,8 +49,19 @@ class DirectoryStore(Store):
         return await asyncio.to_thread(self._read, namespace)
 
     async def change(self, namespace: str, changes: Changes) -> None:
+        """See ``Store``. Cancelled while it waits for a lock, or writes, it changes nothing."""
+        given_up = threading.Event()
         async with self._changing[namespace]:
-            await asyncio.to_thread(self._change, namespace, changes)
+            working = asyncio.create_task(
+                asyncio.to_thread(self._change, namespace, changes, given_up)
+            )
+            try:
+                await asyncio.shield(working)
+            except asyncio.CancelledError:
+                given_up.set()
+                # The next one is not to wait for the lock in another thread.
+                await asyncio.gather(working, return_exceptions=True)
+                raise
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -78,9 +90,9 @@ class DirectoryStore(Store):
         self._known[namespace] = stamp, values
         return values
 
-    def _change(self, namespace: str, changes: Changes) -> None:
+    def _change(self, namespace: str, changes: Changes, given_up: threading.Event) -> None:
         path = self._path(namespace)
-        with _naming(namespace), _locked(path.with_suffix(".lock"), namespace):
+        with _naming(namespace), _locked(path.with_suffix(".lock"), namespace, given_up):
             values = changes.apply(self._read(namespace))
             check_size(namespace, values)
             temporary = path.with_suffix(f".{os.getpid()}.new")
@@ -90,6 +102,7 @@ class DirectoryStore(Store):
                     file.write(json.dumps(values, ensure_ascii=False).encode())
                     file.flush()
                     _make_later(file.fileno(), path)
+                _check_wanted(namespace, given_up)
                 temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -134,13 +147,19 @@ def _naming(namespace: str) -> Iterator[None]:
         raise StoreError(f"the store {namespace!r}: {exc.filename}: {exc.strerror}") from exc
 
 
+def _check_wanted(namespace: str, given_up: threading.Event) -> None:
+    if given_up.is_set():
+        raise StoreError(f"the store {namespace!r}: the change is given up")
+
+
 @contextmanager
-def _locked(path: Path, namespace: str) -> Iterator[None]:
+def _locked(path: Path, namespace: str, given_up: threading.Event) -> Iterator[None]:
     """Hold a lock, which the kernel takes back from whoever dies."""
     deadline = time.monotonic() + LOCK_SECONDS
     descriptor = os.open(path, _LOCK, 0o644)
     try:
         while True:
+            _check_wanted(namespace, given_up)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
