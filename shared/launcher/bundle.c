@@ -50,8 +50,6 @@ static bool parse_line(struct bundle *bundle, const char *key, const char *value
         return copy(bundle->shim, sizeof bundle->shim, value);
     if (!strcmp(key, "build"))
         return copy(bundle->build_id, sizeof bundle->build_id, value);
-    if (!strcmp(key, "engine"))
-        return bundle->has_engine = !strcmp(value, "yes"), true;
     if (!strcmp(key, "python"))
         return copy(bundle->python, sizeof bundle->python, value);
     if (!strcmp(key, "loader"))

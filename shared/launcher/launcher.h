@@ -24,7 +24,6 @@ struct bundle {
     int fd;              /* of the whole file */
     char shim[32];       /* "spin" */
     char build_id[65];   /* hexadecimal; names the zygote's socket */
-    bool has_engine;     /* false: every command is for the Python side, to say that there is none */
     char python[32];     /* "python3.14" */
     char loader[64];     /* "ld-linux-x86-64.so.2" */
     char execute[PATH_MAX]; /* a program to execute in place of what is unpacked, or "" */

@@ -22,11 +22,11 @@ static bool is_forwarded(const char *command)
     return !strcmp(command, "start") || !strcmp(command, "delete");
 }
 
-static bool zygote_allowed(const struct bundle *bundle)
+static bool zygote_allowed(void)
 {
     const char *forbidden = getenv("CONTAINERD_WASM_SHIMS_NO_ZYGOTE");
 
-    return bundle->has_engine && !(forbidden && *forbidden);
+    return !(forbidden && *forbidden);
 }
 
 int main(int argc, char **argv)
@@ -44,7 +44,7 @@ int main(int argc, char **argv)
     }
     if (argc == 2 && is_version(last))
         return fputs(bundle.version_text, stdout) < 0 || fflush(stdout) ? EXIT_FAILED : 0;
-    if (argc > 1 && is_forwarded(last) && zygote_allowed(&bundle)) {
+    if (argc > 1 && is_forwarded(last) && zygote_allowed()) {
         code = zygote_forward(&bundle, argv + 1, last);
         if (code >= 0)
             return code;

@@ -65,7 +65,7 @@ def make_launcher(build_binary: ModuleType) -> Callable[[Path, Path, str], Path]
 
     def make(path: Path, script: Path, build_id: str) -> Path:
         launcher = build_binary.compile_launcher()
-        fields = {"shim": "stub", "build": build_id, "engine": "yes", "execute": str(script)}
+        fields = {"shim": "stub", "build": build_id, "execute": str(script)}
         build_binary.write_binary(path, launcher, [], fields, "stub\n")
         return path
 

@@ -73,7 +73,6 @@ def build(
         {
             "shim": name,
             "build": build_id,
-            "engine": "yes" if kind.engine else "no",
             "python": f"python{interpreter.version}",
             "loader": LOADERS[places.MACHINE],
         },

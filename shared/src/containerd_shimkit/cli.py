@@ -16,7 +16,7 @@ from setproctitle import setproctitle
 
 from containerd_shimkit.background import fork_into_background
 from containerd_shimkit.bootstrap import StartArguments, delete_task, start_shim
-from containerd_shimkit.errors import ShimError, UnimplementedError
+from containerd_shimkit.errors import ShimError
 from containerd_shimkit.proto.types_pb2 import RuntimeInfo, RuntimeVersion
 from containerd_shimkit.runtime import ShimKind
 from containerd_shimkit.shim import run_shim
@@ -147,8 +147,6 @@ def _run_for_people(kind: ShimKind, arguments: list[str]) -> int:
 
 
 def _run_command(kind: ShimKind, options: argparse.Namespace, detach: Detach) -> int:
-    if not kind.engine:
-        raise UnimplementedError(f"version {kind.version} has no engine for {kind.name} apps yet")
     if options.command == "delete":
         bundle = options.bundle or os.getcwd()
         response = delete_task(options.address, options.namespace, options.id, bundle)

@@ -17,7 +17,7 @@ def main(kind: ShimKind, build_id: str | None) -> int:
     build_id: names the build whose zygote this may be; None, in a source checkout, means none.
     """
     arguments = sys.argv[1:]
-    if build_id is not None and kind.engine and arguments == ["zygote"]:
+    if build_id is not None and arguments == ["zygote"]:
         from containerd_shimkit.zygote import serve_zygote
 
         return serve_zygote(kind, build_id)

@@ -13,7 +13,7 @@ class ShimKind:
     """One of the shims, as the kit knows it."""
 
     def __init__(self, name: str, engine: str, version: str, modules: str = "") -> None:
-        """name: ``spin``; engine: ``package.module:Class``, empty where there is none yet.
+        """name: ``spin``; engine: ``package.module:Class``.
 
         modules: the package that holds ``.wasm`` files which the shim itself brings along.
         """
