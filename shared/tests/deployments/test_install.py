@@ -131,10 +131,31 @@ def test_newer_shims_while_pods_run(
             newer_binary.read_bytes()
         )
         assert web.get("/hello")[0] == 200
+        assert run_web(cri, pod, image, "again").get("/hello")[0] == 200
         other = cri.run_pod(handler="spin", host_network=True)
         assert run_web(cri, other, image).get("/hello")[0] == 200
     assert install(node, "uninstall", SOURCE=str(source)).returncode == 0
     assert node.snapshot() == before
+
+
+def test_newer_shims_that_are_not_ready(
+    make_node: MakeNode, install: Install, tmp_path: Path, shim_dir: Path
+) -> None:
+    """The older ones come back."""
+    node = make_node("debian")
+    assert install(node).returncode == 0
+    before = node.snapshot()
+    source = tmp_path / "source"
+    source.mkdir()
+    for shim in SHIMS:
+        (source / binary(shim)).symlink_to(shim_dir / binary(shim))
+    (source / binary("slight")).unlink()
+    (source / binary("slight")).write_text('#!/bin/sh\n[ "$1" = -v ]\n')
+    failed = install(node, SOURCE=str(source), WAIT_SECONDS="1")
+    assert failed.returncode == 1
+    assert "this node is not ready for slight apps" in failed.stderr
+    assert node.snapshot() == before
+    assert node.restarts == [node.layout.restart]
 
 
 @ON_EACH_CONTAINERD
