@@ -42,7 +42,7 @@ $(ENGINES_STARTS): | packages-engines $(VENV)/.stamp
 .PHONY: help
 help:  ## say what there is to make
 	@grep -hE '^[a-z_-]+:.*  ## ' $(MAKEFILE_LIST) | sort \
-	  | awk -F ':.*  ## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	  | awk -F ':.*  ## ' '{ printf "  %-15s %s\n", $$1, $$2 }'
 
 # Setting up
 
@@ -81,7 +81,7 @@ packages-engines: | packages-python
 lock: $(VENV)/.stamp  ## choose the newest allowed versions and write the lock files
 	$(PIP_COMPILE) -o requirements.lock shared/pyproject.toml
 	$(PIP_COMPILE) -o requirements-dev.lock requirements-dev.in shared/pyproject.toml
-	$(PIP_COMPILE) -o shared/tools/containerd/go.lock shared/tools/containerd/go.in
+	$(PIP_COMPILE) -o shared/tools/go/go.lock shared/tools/go/go.in
 
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
   --generate-hashes --allow-unsafe --strip-extras \
@@ -146,8 +146,22 @@ CONTAINERD_2 := .cache/containerd-2.4
 .PHONY: containerd
 containerd: $(CONTAINERD_2)/.stamp  ## build containerd 2.4 and crictl for the tests
 
-$(CONTAINERD_2)/.stamp: $(wildcard shared/tools/containerd/*) | $(VENV)/.stamp
-	PIP="$(CURDIR)/$(BIN)/python -m pip" shared/tools/containerd/build.sh $(CONTAINERD_2)
+GO_BUILD := PIP="$(CURDIR)/$(BIN)/python -m pip" shared/tools/go/build.sh
+
+$(CONTAINERD_2)/.stamp: $(wildcard shared/tools/containerd/* shared/tools/go/*) | $(VENV)/.stamp
+	$(GO_BUILD) shared/tools/containerd $(CONTAINERD_2) \
+	  -tags "no_btrfs no_devmapper no_zfs no_aufs" -ldflags "-s -w"
+	@touch $@
+
+# A cluster of one node. The programs say which version they are.
+KUBERNETES := .cache/kubernetes
+KUBERNETES_VERSION := $(shell sed -n 's/^require k8s.io\/kubernetes //p' shared/tools/kubernetes/go.mod)
+.PHONY: kubernetes
+kubernetes: $(KUBERNETES)/.stamp  ## build Kubernetes for `make test-kubernetes`; it takes a quarter of an hour
+
+$(KUBERNETES)/.stamp: $(wildcard shared/tools/kubernetes/* shared/tools/go/*) | $(VENV)/.stamp
+	$(GO_BUILD) shared/tools/kubernetes $(KUBERNETES) \
+	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)"
 	@touch $@
 
 # Azure's emulator of its blob storage.
@@ -182,6 +196,10 @@ test: build images | packages-test  ## run all tests; as root, also those that n
 .PHONY: test-unit
 test-unit: $(VENV)/.stamp  ## run the tests that need neither root nor containerd
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not root and not containerd" $(PYTEST_ARGS)
+
+.PHONY: test-kubernetes
+test-kubernetes: build images kubernetes containerd | packages-test  ## run what Kubernetes does with our pods; no part of `make test`
+	$(BIN)/python -m pytest shared/tests/kubernetes $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: build containerd | packages-test  ## run 200 containers, 100 pods at once, 62,000 requests of all kinds, and look for what they leave

@@ -1,0 +1,85 @@
+"""A cluster for each containerd, and what its pods are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from containerd_shimkit.oci.archive import ImageFile
+from containerd_shimkit.testing.apps import eventually
+from containerd_shimkit.testing.cri import NAMESPACE, Cri
+from containerd_shimkit.testing.fixtures import each_containerd
+from containerd_shimkit.testing.kube_pods import EMPTY_IMAGE, PROBE_IMAGE
+from containerd_shimkit.testing.kubernetes import Cluster, running_cluster
+
+EXAMPLES = ("spin", "slight", "wws")
+KINDS = "deployment,pod,service,configmap,secret,runtimeclass"
+
+MANIFEST = """\
+spin_manifest_version = "1"
+name = "probe"
+version = "1.0.0"
+trigger = { type = "http", base = "/" }
+
+[[component]]
+id = "probe"
+source = "probe.wasm"
+files = [
+  { source = "config", destination = "/config" },
+  { source = "scratch", destination = "/scratch" },
+]
+[component.trigger]
+route = "/..."
+"""
+
+
+@pytest.fixture(scope="session", params=each_containerd("kubernetes"))
+def running(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    shim_dir: Path,
+    shims_home: Path,
+) -> Iterator[Cluster]:
+    """A cluster that knows all images, and the runtime classes."""
+    directory, root = tmp_path_factory.mktemp("kubernetes"), request.config.rootpath
+    with running_cluster(directory, root, shim_dir, shims_home, request.param) as cluster:
+        _import_images(cluster.cri, root)
+        cluster.kubectl("apply", "--filename", str(root / "deployments/workloads/runtime.yaml"))
+        yield cluster
+
+
+def _import_images(cri: Cri, root: Path) -> None:
+    for name in EXAMPLES:
+        archive = root / "dist/images" / f"{name}.tar"
+        if not archive.exists():
+            pytest.skip(f"needs {archive}: make images")
+        cri.daemon.import_image(archive, NAMESPACE)
+        cri.wait_for_image(f"docker.io/library/wasmtest_{name}:latest")
+    guest = root / "containerd-shim-spin-v1/tests/guests/probe.wasm"
+    files = [
+        ImageFile("spin.toml", MANIFEST.encode()),
+        ImageFile("probe.wasm", guest.read_bytes()),
+        ImageFile("config/image"),
+        ImageFile("scratch/image"),
+    ]
+    cri.import_image(PROBE_IMAGE, files, ["/"])
+    cri.import_image(EMPTY_IMAGE, [ImageFile("nothing")], ["/"])
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Iterator[Cluster]:
+    """What a test makes has the label ``of: test``, and is gone at its end, with all its traces."""
+    try:
+        yield running
+    finally:
+        running.kubectl("delete", KINDS, "--selector=of=test")
+
+    def nothing_is_left() -> bool:
+        # What CRI still lists has ended: kubelet removes it once a minute.
+        left = [*running.pod_cgroups(), *map(str, running.shims())]
+        assert not left, left
+        return True
+
+    eventually(nothing_is_left, "nothing is left", 60.0)
