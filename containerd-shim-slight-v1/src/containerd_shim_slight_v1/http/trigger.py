@@ -8,8 +8,8 @@ Source: SpiderLightning 0.5 crates/http-server/src/lib.rs; routerify 3.0 src/rou
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from functools import partial
 from typing import Final
 
 from containerd_shim_slight_v1.abi.exports import (
@@ -24,16 +24,9 @@ from containerd_shim_slight_v1.capabilities.services import Services
 from containerd_shim_slight_v1.http.routes import Parameters, Route, Router, RouteTable
 from containerd_shim_slight_v1.settings import Settings
 from containerd_shimkit.errors import ShimError
-from containerd_shimkit.http.deadlines import Deadlines
-from containerd_shimkit.http.messages import (
-    BodyTooLarge,
-    ClientGone,
-    Headers,
-    read_body,
-    refuse_body,
-    respond,
-)
-from containerd_shimkit.http.server import Receive, Scope, Send, client_gone
+from containerd_shimkit.http.limits import RequestLimits
+from containerd_shimkit.http.messages import respond
+from containerd_shimkit.http.server import Receive, Scope, Send
 from containerd_shimkit.wasm.exports import export_fault
 from containerd_shimkit.wasm.native import GuestError
 
@@ -46,7 +39,6 @@ _CORS: Final = tuple(
 )
 _CORS_NAMES: Final = frozenset(name for name, _ in _CORS)
 _TEXT: Final = (b"content-type", b"text/plain")
-_CLOSE: Final = (b"connection", b"close")
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +59,10 @@ class HttpTrigger:
         self._app = app
         self._services = services
         self._routes = RouteTable(router.routes)
-        self._settings = settings
         self._places = places
-        self._deadlines = Deadlines(settings.request_seconds)
+        self._limits = RequestLimits(
+            *("handler", settings.request_seconds, settings.max_body_bytes, (_TEXT, *_CORS))
+        )
         self._faults = {
             route.export: fault
             for route in router.routes
@@ -106,32 +99,23 @@ class HttpTrigger:
     async def _answer_in_place(
         self, route: Route, parameters: Parameters, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        line = f"{scope['method']} {scope['raw_path'].decode('latin-1')}"
+        def line() -> str:
+            return f"{scope['method']} {scope['raw_path'].decode('latin-1')}"
+
         try:
-            with self._deadlines.limit():
-                body = await read_body(scope, receive, self._settings.max_body_bytes)
-                response = await self._call(route, parameters, scope, body)
-        except ClientGone:
-            return
-        except BodyTooLarge as exc:
-            await refuse_body(receive, send, [_TEXT, *_CORS], f"{exc}\n".encode())
-        except TimeoutError:
-            log.error("%s took more than %g s", line, self._settings.request_seconds)
-            await _respond_text(send, 504, "the handler took too long\n")
-        except asyncio.CancelledError:  # by the server, when the time to drain is over
-            if client_gone(scope):
-                raise
-            log.error("%s is cut off: the app stops", line)
-            await _respond_text(send, 503, "the app stops\n", _CLOSE)
+            response = await self._limits.run(
+                *(scope, receive, send, line), partial(self._call, route, parameters, scope)
+            )
         except HandlerError as exc:
-            log.error("%s: the handler returned an error: %s", line, exc)
+            log.error("%s: the handler returned an error: %s", line(), exc)
             await _respond_text(send, _status_of(exc), "the handler returned an error\n")
         except (GuestError, ShimError) as exc:
-            log.error("%s failed: %s", line, exc)
+            log.error("%s failed: %s", line(), exc)
             await _respond_text(send, 500, "Internal Server Error")
         else:
-            headers = [pair for pair in response.headers if pair[0] not in _CORS_NAMES]
-            await respond(send, response.status, [*headers, *_CORS], response.body)
+            if response is not None:
+                headers = [pair for pair in response.headers if pair[0] not in _CORS_NAMES]
+                await respond(send, response.status, [*headers, *_CORS], response.body)
 
     async def _call(
         self, route: Route, parameters: Parameters, scope: Scope, body: bytes
@@ -158,6 +142,5 @@ def _status_of(exc: HandlerError) -> int:
     return 500
 
 
-async def _respond_text(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
-    headers: Headers = [_TEXT, *_CORS, *more]
-    await respond(send, status, headers, text.encode())
+async def _respond_text(send: Send, status: int, text: str) -> None:
+    await respond(send, status, [_TEXT, *_CORS], text.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
+from functools import partial
 
 from containerd_shim_spin_v1.abi.http import METHODS
 from containerd_shim_spin_v1.abi.wagi import wagi_argv, wagi_env
@@ -30,20 +30,14 @@ from containerd_shim_spin_v1.routing.v1 import Match, RouteFinder, answer_reserv
 from containerd_shim_spin_v1.settings import Settings
 from containerd_shim_spin_v1.triggers.static import StaticResponder
 from containerd_shimkit.errors import ShimError
-from containerd_shimkit.http.deadlines import Deadlines
-from containerd_shimkit.http.messages import (
-    TEXT,
-    BodyTooLarge,
-    ClientGone,
-    read_body,
-    refuse_body,
-    respond,
-)
-from containerd_shimkit.http.server import Receive, Scope, Send, client_gone, respond_text
+from containerd_shimkit.http.limits import RequestLimits
+from containerd_shimkit.http.messages import Headers, respond
+from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
 from containerd_shimkit.http_client.client import RequestFailedError
 from containerd_shimkit.wasm.native import GuestError
 
-_CLOSE: Final = ((b"connection", b"close"),)
+Answer = tuple[int, Headers, bytes]
+"""Status, headers and body."""
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +67,7 @@ class HttpTrigger:
         self._components = components
         self._callable_components = callable_components
         self._settings = settings
-        self._deadlines = Deadlines(settings.request_seconds)
+        self._limits = RequestLimits("component", settings.request_seconds, settings.max_body_bytes)
         self._places = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,33 +90,21 @@ class HttpTrigger:
         component = self._components[match.route.index]
         scope["headers"] = without_own_host(scope["headers"])
         call = _Call(component, match, self._route_data)
+        answer: Answer | None
         try:
-            with self._deadlines.limit():
-                body = await read_body(scope, receive, self._settings.max_body_bytes)
-                status, headers, content = await call.answer(scope, body)
-        except ClientGone:
-            return
-        except BodyTooLarge as exc:
-            await refuse_body(receive, send, [TEXT], f"{exc}\n".encode())
-            return
+            answer = await self._limits.run(
+                *(scope, receive, send),
+                lambda: f"component {component.id!r}: {_line(scope)}",
+                partial(call.answer, scope),
+            )
         except RequestRefusedError as exc:
             await respond_text(send, exc.http_status, f"{exc}\n")
             return
-        except TimeoutError:
-            seconds = self._settings.request_seconds
-            log.error("component %r: %s took more than %g s", component.id, _line(scope), seconds)
-            await respond_text(send, 504, "the component took too long\n")
-            return
-        except asyncio.CancelledError:  # by the server, when the time to drain is over
-            if client_gone(scope):
-                raise
-            log.error("component %r: %s is cut off: the app stops", component.id, _line(scope))
-            await respond_text(send, 503, "the app stops\n", _CLOSE)
-            return
         except (GuestError, ShimError) as exc:
             log.error("component %r: %s failed: %s", component.id, _line(scope), exc)
-            status, headers, content = 500, [], b""
-        await respond(send, status, headers, content)
+            answer = 500, [], b""
+        if answer is not None:
+            await respond(send, *answer)
 
     async def answer_chained(self, request: ChainedRequest) -> ChainedResponse:
         """Answer a component's request to another one, or to the app's own routes.
@@ -196,10 +178,8 @@ class _Call:
         self._route_data = route_data
         self._depth = depth
 
-    async def answer(
-        self, scope: Scope, body: bytes
-    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Return status, headers and body of the component's answer."""
+    async def answer(self, scope: Scope, body: bytes) -> Answer:
+        """Return the component's answer."""
         component, match = self.component, self._match
         if isinstance(component, StaticResponder):
             return component.status, component.headers, component.body

@@ -8,9 +8,9 @@ Source: wasm-workers-server 1.7 crates/server/src/lib.rs, handlers/{worker,not_f
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from containerd_shim_wws_v1.contract import (
@@ -32,17 +32,9 @@ from containerd_shim_wws_v1.settings import Settings
 from containerd_shim_wws_v1.workers.base import Worker
 from containerd_shim_wws_v1.workers.loader import Loader
 from containerd_shimkit.errors import ShimError
-from containerd_shimkit.http.deadlines import Deadlines
-from containerd_shimkit.http.messages import (
-    TEXT,
-    BodyTooLarge,
-    ClientGone,
-    Headers,
-    read_body,
-    refuse_body,
-    respond,
-)
-from containerd_shimkit.http.server import Receive, Scope, Send, client_gone, respond_text
+from containerd_shimkit.http.limits import RequestLimits
+from containerd_shimkit.http.messages import Headers, respond
+from containerd_shimkit.http.server import Receive, Scope, Send, respond_text
 from containerd_shimkit.wasm.native import GuestError
 
 HEALTH: Final = "/.well-known/wws/health"
@@ -51,7 +43,6 @@ HEALTH: Final = "/.well-known/wws/health"
 _HTML: Final = (b"content-type", b"text/html")
 _FAILED: Final = b"<p>There was an error running this function</p>"
 _BAD_BODY: Final = b"There was an error running the worker"
-_CLOSE: Final = ((b"connection", b"close"),)
 _NO_VALUES: Final[Mapping[str, str]] = {}
 
 log = logging.getLogger(__name__)
@@ -75,7 +66,7 @@ class HttpTrigger:
         self._loader = loader
         self._services = services
         self._settings = settings
-        self._deadlines = Deadlines(settings.request_seconds)
+        self._limits = RequestLimits("worker", settings.request_seconds, settings.max_body_bytes)
         self._cors = Cors(settings.cors)
         self._management = Management(project.routes, project.workers) if settings.panel else None
         self._free = places
@@ -129,30 +120,23 @@ class HttpTrigger:
         send: Send,
     ) -> None:
         worker = self._workers[route.file]
-        line = f"{worker.identity.file}: {scope['method']} {path}"
+
+        def line() -> str:
+            return f"{worker.identity.file}: {scope['method']} {path}"
+
+        response: Response | None
         try:
-            with self._deadlines.limit():
-                body = await read_body(scope, receive, self._settings.max_body_bytes)
-                response = await self._run(worker, params, path, scope, body)
-        except ClientGone:
-            return
-        except BodyTooLarge as exc:
-            await refuse_body(receive, send, [TEXT], f"{exc}\n".encode())
-        except TimeoutError:
-            log.error("%s took more than %g s", line, self._settings.request_seconds)
-            await respond_text(send, 504, "the worker took too long\n")
-        except asyncio.CancelledError:  # by the server, when the time to drain is over
-            if client_gone(scope):
-                raise
-            log.error("%s is cut off: the app stops", line)
-            await respond_text(send, 503, "the app stops\n", _CLOSE)
+            response = await self._limits.run(
+                *(scope, receive, send, line), partial(self._run, worker, params, path, scope)
+            )
         except ResponseBodyError as exc:
-            log.error("%s failed: %s", line, exc)
+            log.error("%s failed: %s", line(), exc)
             await respond(send, 503, [_HTML], _BAD_BODY)
+            return
         except (GuestError, ShimError) as exc:
-            log.error("%s failed: %s", line, exc)
-            await self._send(scope, send, Response(500, [_HTML], _FAILED))
-        else:
+            log.error("%s failed: %s", line(), exc)
+            response = Response(500, [_HTML], _FAILED)
+        if response is not None:
             await self._send(scope, send, response)
 
     async def _send(self, scope: Scope, send: Send, response: Response) -> None:
