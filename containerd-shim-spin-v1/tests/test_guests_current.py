@@ -17,6 +17,8 @@ GUEST_DIRECTORIES = (
     "containerd-shim-slight-v1/tests/guests",
     "containerd-shim-wws-v1/tests/guests",
 )
+# No guests of their own: others have them as modules.
+MODULES = "images/rust"
 SOURCE_SUFFIXES = (".c", ".h", ".rs", ".mk")
 # Set it, to anything, where the toolchain cannot be installed.
 SKIP_VARIABLE = "SKIP_GUEST_BUILDS"
@@ -73,6 +75,6 @@ def test_every_source_is_built() -> None:
         str(source.relative_to(REPOSITORY).with_suffix(".wasm"))
         for directory in GUEST_DIRECTORIES
         for source in (REPOSITORY / directory).rglob("*")
-        if source.suffix in (".c", ".rs")
+        if source.suffix in (".c", ".rs") and source.parent != REPOSITORY / MODULES
     }
     assert sources == set(make("guests-list", directory=REPOSITORY).split())
