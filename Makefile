@@ -187,7 +187,7 @@ $(KAFKA)/.stamp: $(wildcard shared/tools/kafka/*) | packages-test
 	@touch $@
 
 .PHONY: test
-test: build images | packages-test  ## run all tests; as root, also those that need a kernel and containerd
+test: build images interpreters | packages-test  ## run all tests; as root, also those that need a kernel and containerd
 	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
 	@$(MAKE) azurite || echo "Azurite is not there: the tests that need it are skipped" >&2
 	@$(MAKE) kafka || echo "Kafka is not there: the tests that need it are skipped" >&2

@@ -12,8 +12,12 @@ ENGINES := $(ENGINES_RESULTS)/javascript.wasm $(ENGINES_RESULTS)/python.wasm
 # What is made first, and so when the toolchain must be there.
 ENGINES_STARTS = $(QUICKJS)/.stamp $(CPYTHON)/.stamp
 
-.PHONY: engines
+# The same languages as ordinary WASI commands, for WAGI components of Spin and for Slight's programs.
+INTERPRETERS := dist/interpreters/javascript.wasm dist/interpreters/python.wasm
+
+.PHONY: engines interpreters
 engines: $(ENGINES)  ## build the engines of JavaScript and Python for wws workers
+interpreters: $(INTERPRETERS)  ## build dist/interpreters/{javascript,python}.wasm, commands that run a source
 
 # JavaScript: QuickJS
 
@@ -54,6 +58,18 @@ $(ENGINES_RESULTS)/javascript.wasm: $(QUICKJS)/engine.wasm $(JAVASCRIPT)/prelude
 	@mkdir -p $(@D)
 	$(ENGINES_PYTHON) $(ENGINES_SOURCES)/snapshot.py --prepare $(JAVASCRIPT)/prelude.js $< $@
 
+$(QUICKJS)/quickjs.o: $(QUICKJS)/.stamp
+	$(CLANG) $(JAVASCRIPT_CFLAGS) -c -o $@ $(QUICKJS)/patched/quickjs.c
+
+$(QUICKJS)/command.o: $(JAVASCRIPT)/command.c $(QUICKJS)/.stamp
+	$(CLANG) $(JAVASCRIPT_CFLAGS) -c -o $@ $<
+
+dist/interpreters/javascript.wasm: $(QUICKJS)/command.o $(QUICKJS)/quickjs.o \
+  $(QUICKJS_FILES:%=$(QUICKJS)/%.o)
+	@mkdir -p $(@D)
+	$(CLANG) --target=wasm32-wasi -Wl,--stack-first -Wl,-z,stack-size=1048576 -Wl,--strip-all -o $@ $^
+	@chmod 644 $@
+
 # Python: CPython. The library, which takes minutes, is built again only when the steps themselves
 # change; the modules of the prelude are linked to it in seconds.
 
@@ -68,3 +84,6 @@ $(CPYTHON)/.stamp: $(PYTHON_ENGINE)/build.sh $(PYTHON_ENGINE)/cpython.patch $(PY
 $(ENGINES_RESULTS)/python.wasm: $(CPYTHON)/.stamp $(PYTHON_ENGINE)/main.c \
   $(PYTHON_ENGINE)/freeze.py $(wildcard $(PYTHON_ENGINE)/prelude/*.py)
 	CLANG=$(CLANG) $(PYTHON_ENGINE)/build.sh engine $(CPYTHON) $@
+
+dist/interpreters/python.wasm: $(CPYTHON)/.stamp $(PYTHON_ENGINE)/command.c $(PYTHON_ENGINE)/freeze.py
+	CLANG=$(CLANG) $(PYTHON_ENGINE)/build.sh command $(CPYTHON) $@

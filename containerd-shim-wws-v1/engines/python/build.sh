@@ -1,8 +1,9 @@
 #!/bin/sh
-# Build the Python engine, in two steps that `make engines` tells apart:
+# Build the Python engine, in steps that `make engines` and `make interpreters` tell apart:
 #
-#     build.sh library WORK            fetch the sources; CPython and zlib as libraries. Takes minutes.
-#     build.sh engine WORK ENGINE.wasm freeze the modules and link. Takes seconds.
+#     build.sh library WORK             fetch the sources; CPython and zlib as libraries. Takes minutes.
+#     build.sh engine WORK ENGINE.wasm  freeze the modules and link. Takes seconds.
+#     build.sh command WORK PYTHON.wasm the same as an ordinary command.
 #
 # Same sources and tools, same bytes, wherever WORK is.
 set -eu
@@ -93,28 +94,36 @@ build_library() {
     build_python
 }
 
-build_engine() { # ENGINE.wasm
-    mkdir -p "$(dirname "$1")"
-    engine=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
-    cd "$work/build"
+link() { # DIRECTORY-OF-BUILD MAIN RESULT.wasm "LINKER'S OPTIONS" [MODULE-OF-PRELUDE...]
+    library=$work/build
+    mkdir -p "$1" "$(dirname "$3")"
+    result=$(cd "$(dirname "$3")" && pwd)/$(basename "$3")
+    main=$2
+    options=$4
+    cd "$1"
+    shift 4
     # Its own randomness, and modules of the machine, would be in the result.
-    PYTHONHASHSEED=0 "$PYTHON_BUILD" -S -s -B "$here/freeze.py" ../python/Lib "$here/prelude" .
-    include="-I../python/Include -I../python/Include/internal -I."
-    cp "$here/main.c" .
-    $wasi $optimize $include -Wall -Wextra -Werror -std=gnu17 -c main.c -o main.o
+    PYTHONHASHSEED=0 "$PYTHON_BUILD" -S -s -B "$here/freeze.py" ../python/Lib "$here/prelude" . "$@"
+    include="-I../python/Include -I../python/Include/internal -I$library"
+    cp "$here/$main.c" .
+    $wasi $optimize $include -Wall -Wextra -Werror -std=gnu17 -c "$main.c" -o "$main.o"
     $wasi $optimize $include -c modules.c -o modules_table.o
     $wasi -c modules.s -o modules.o
     # The stack lies first: one that is too deep traps, and writes over nothing.
-    $wasi -nostartfiles -Wl,--no-entry -Wl,--strip-all -Wl,--stack-first -Wl,-z,stack-size=8388608 \
-        -o engine.wasm main.o modules_table.o modules.o libpython3.11.a \
-        Modules/_decimal/libmpdec/libmpdec.a Modules/expat/libexpat.a zlib/libz.a $emulated -lm
-    chmod 644 engine.wasm
-    mv engine.wasm "$engine"
+    $wasi $options -Wl,--strip-all -Wl,--stack-first -Wl,-z,stack-size=8388608 \
+        -o linked.wasm "$main.o" modules_table.o modules.o "$library/libpython3.11.a" \
+        "$library/Modules/_decimal/libmpdec/libmpdec.a" "$library/Modules/expat/libexpat.a" \
+        "$library/zlib/libz.a" $emulated -lm
+    chmod 644 linked.wasm
+    mv linked.wasm "$result"
 }
 
 case "$1" in
     library) build_library ;;
-    engine) build_engine "$3" ;;
+    engine) link "$work/build" main "$3" "-nostartfiles -Wl,--no-entry" ;;
+    command) # without what needs the shim's own imports
+        link "$work/command" command "$3" "" _asyncio_events _sysconfigdata__wasi_wasm32-wasi
+        ;;
     *)
         echo "build.sh: no step $1" >&2
         exit 2

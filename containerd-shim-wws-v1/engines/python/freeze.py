@@ -1,9 +1,10 @@
 """Write CPython's library and the prelude as data to link: modules.bin, modules.c, modules.s.
 
-    python3.11 freeze.py LIB PRELUDE OUT
+    python3.11 freeze.py LIB PRELUDE OUT [MODULE...]
 
-Run by the same version of Python, whose bytecode it is; docstrings and assertions of the library
-are left out. Code objects name their module (`<frozen json>`), never a file: there is none.
+With modules, only these of the prelude. Run by the same version of Python, whose bytecode it is;
+docstrings and assertions of the library are left out. Code objects name their module
+(`<frozen json>`), never a file: there is none.
 """
 
 from __future__ import annotations
@@ -56,21 +57,24 @@ def library(root: Path) -> Iterator[tuple[str, Path, bool]]:
             yield name, path, package
 
 
-def modules(lib: Path, own: Path) -> Iterator[tuple[str, bytes, bool]]:
+def modules(lib: Path, own: list[Path]) -> Iterator[tuple[str, bytes, bool]]:
     """Yield (module, source, whether it is a package)."""
+    stems = {path.stem for path in own}
     for name, path, package in library(lib):
         source = path.read_bytes()
-        if name in ADDED:
+        if ADDED.get(name) in stems:
             source += f"\nimport {ADDED[name]}\n".encode()
         yield name, source, package
-    for path in sorted(own.glob("*.py")):
+    for path in own:
         yield PLACED.get(path.stem, path.stem), path.read_bytes(), False
 
 
 def main() -> None:
     if sys.version_info[:2] != VERSION:
         raise SystemExit(f"freeze.py: needs Python 3.11, this is {sys.version}")
-    lib, own, out = map(Path, sys.argv[1:])
+    lib, prelude, out = map(Path, sys.argv[1:4])
+    chosen = sys.argv[4:]
+    own = [path for path in sorted(prelude.glob("*.py")) if not chosen or path.stem in chosen]
     data = bytearray()
     table = []
     for name, source, package in modules(lib, own):
