@@ -128,16 +128,16 @@ load: dist/images/.stamp  ## import the images into the containerd of CONTAINERD
 	done
 
 .PHONY: run_spin
-run_spin: dist/containerd-shim-spin-v1 dist/images/spin.tar | packages-run  ## run the Spin hello world until Ctrl-C (PORT=80)
-	@exec $(BIN)/python shared/tools/run_app.py spin testspin
+run_spin: dist/containerd-shim-spin-v1 dist/images/spin.tar | packages-run  ## run the Spin hello world, or IMAGE=NAME, until Ctrl-C (PORT=80)
+	@exec $(BIN)/python shared/tools/run_app.py spin testspin $(IMAGE:%=--image %)
 
 .PHONY: run_slight
-run_slight: dist/containerd-shim-slight-v1 dist/images/slight.tar | packages-run  ## run the Slight hello world until Ctrl-C (PORT=3000)
-	@exec $(BIN)/python shared/tools/run_app.py slight testslight
+run_slight: dist/containerd-shim-slight-v1 dist/images/slight.tar | packages-run  ## run the Slight hello world, or IMAGE=NAME, until Ctrl-C (PORT=3000)
+	@exec $(BIN)/python shared/tools/run_app.py slight testslight $(IMAGE:%=--image %)
 
 .PHONY: run_wws
-run_wws: dist/containerd-shim-wws-v1 dist/images/wws.tar | packages-run  ## run the wws hello world until Ctrl-C (PORT=3000)
-	@exec $(BIN)/python shared/tools/run_app.py wws testwws
+run_wws: dist/containerd-shim-wws-v1 dist/images/wws.tar | packages-run  ## run the wws hello world, or IMAGE=NAME, until Ctrl-C (PORT=3000)
+	@exec $(BIN)/python shared/tools/run_app.py wws testwws $(IMAGE:%=--image %)
 
 # Checking
 

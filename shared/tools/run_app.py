@@ -1,4 +1,4 @@
-"""Run an example image in the foreground until Ctrl-C: what ``make run_spin`` and others run.
+"""Run an image in the foreground until Ctrl-C: what ``make run_spin`` and others run.
 
 It uses the containerd of ``CONTAINERD_ADDRESS``, or starts a private one in ``.run`` and removes
 that again. ``PORT`` is where the app shall listen, if it is not set where the app itself says. The
@@ -65,10 +65,10 @@ class StopRequest:
             raise Stopped
 
 
-def run(kind: str, name: str, path: str, stop: StopRequest) -> int:
-    """Run ``dist/images/<kind>.tar`` by the shim of that kind; return the exit code."""
+def run(kind: str, image: str, name: str, path: str, stop: StopRequest) -> int:
+    """Run ``dist/images/<image>.tar`` by the shim of that kind; return the exit code."""
     port = _port(os.environ.get("PORT") or str(DEFAULTS[kind][1]))
-    archive = REPOSITORY / "dist" / "images" / f"{kind}.tar"
+    archive = REPOSITORY / "dist" / "images" / f"{image}.tar"
     shim = REPOSITORY / "dist" / f"containerd-shim-{kind}-v1"
     for file, target in ((archive, "images"), (shim, "build")):
         if not file.exists():
@@ -77,27 +77,31 @@ def run(kind: str, name: str, path: str, stop: StopRequest) -> int:
         raise RunError("containers need root: run this as root, or with sudo")
     _check_port_is_free(port)
     with _containerd() as ctr:
-        reference = f"docker.io/library/wasmtest_{kind}:latest"
+        reference = f"docker.io/library/wasmtest_{image}:latest"
         known = reference in (_call(ctr("image", "list", "-q")) or "").split()
         _call(ctr("image", "import", str(archive)))
         try:
             stop.check()
-            return _run_container(ctr, kind, f"{name}-{secrets.token_hex(3)}", port, path, stop)
+            container = f"{name}-{secrets.token_hex(3)}"
+            return _run_container(ctr, kind, reference, container, port, path, stop)
         finally:
             if not known:
                 _call(ctr("image", "delete", reference), check=False)
 
 
-def _run_container(ctr: Ctr, kind: str, name: str, port: int, path: str, stop: StopRequest) -> int:
+def _run_container(
+    ctr: Ctr, kind: str, reference: str, name: str, port: int, path: str, stop: StopRequest
+) -> int:
     command = ctr("run", "--rm", "--net-host", "--runtime", f"io.containerd.{kind}.v1")
     setting, default_port = DEFAULTS[kind]
     if port != default_port:
         command += ["--env", f"{setting}=0.0.0.0:{port}"]
-    command += [f"docker.io/library/wasmtest_{kind}:latest", name]
+    command += [reference, name]
     # A session of its own: Ctrl-C is for us, and ends the app the way its manifest expects.
     container = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    shown = "/" if path.startswith("/.well-known/") else path
     try:
-        url = f"http://127.0.0.1{'' if port == 80 else f':{port}'}{path}"
+        url = f"http://127.0.0.1{'' if port == 80 else f':{port}'}{shown}"
         if _wait_until_serving(container, port, path, stop):
             print(f"running; try: curl {url}   (Ctrl-C ends it)", flush=True)
         while not stop.requested:
@@ -234,11 +238,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run an example image until Ctrl-C.")
     parser.add_argument("kind", choices=sorted(DEFAULTS), help="whose image and shim")
     parser.add_argument("name", help="what the container's id begins with")
-    parser.add_argument("--path", default="/hello", help="answers 200 when the app is up")
+    parser.add_argument("--image", help="of dist/images; the kind's example if none is named")
+    parser.add_argument("--path", help="answers 200 when the app is up; the example's is /hello")
     options = parser.parse_args()
+    health = f"/.well-known/{options.kind}/health"
+    path = options.path or (health if options.image else "/hello")
     stop = StopRequest()
     try:
-        return run(options.kind, options.name, options.path, stop)
+        return run(options.kind, options.image or options.kind, options.name, path, stop)
     except (RunError, ContainerdError) as exc:
         print(f"run_{options.kind}: {exc}", file=sys.stderr)
         return 1
