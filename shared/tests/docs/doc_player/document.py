@@ -15,7 +15,7 @@ from pathlib import Path
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
 _COMMENT = re.compile(r"\s{2,}# .*$")
-_PATH = re.compile(r"`(?P<path>[\w./\[\]-]+\.\w+)`")
+_PATH = re.compile(r"`(?P<path>[\w./\[\]-]+(?:\.\w+|/Dockerfile))`")
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(?P<text>.+)$", re.M)
 

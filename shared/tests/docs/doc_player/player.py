@@ -33,18 +33,20 @@ RULES: tuple[tuple[str, str], ...] = (
     # What wants a cluster, base images or the machine itself: shared/tests/deployments does that in
     # other ways. What the command names has to be there.
     (r"(microk8s )?kubectl .*|microk8s ctr .*", PATHS),
+    (r"k3d image import .*|crictl (ps|logs) .*|journalctl .*", PATHS),
     (r"docker build .*--file deployments/.*", PATHS),
+    (r"rm -r images/\w+", RUN),
     (r"docker push registry\.example\.com/containerd-wasm-shims/node-installer\S*", NOTHING),
     (r"(install|mv|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
     (r"make (-C deployments/k3d \w+|install-k3d|up|clean)", DRY),
-    (r"curl http://127\.0\.0\.1:8081/(spin|slight|wws)/hello", NOTHING),
+    (r"curl http://127\.0\.0\.1:8081/.*", NOTHING),
     (r"make run_\w+.*", BACKGROUND),
     (r"ctr run (?!.*(-d|--detach)).*", BACKGROUND),
     (r"ctr .*", RUN),
-    (r"make (install|load|images|install load)", RUN),
+    (r"make (install|load|images|interpreters|install load)", RUN),
     (r"(docker (build|load|push|tag|rmi)|buildah (build|pull|push|tag|rmi)) [^&|;]+", RUN),
     (r"skopeo copy [^&|;]+", RUN),
-    (r"(curl|mkdir|clang-14|cat|ls) [^&|;]*", RUN),
+    (r"(curl|mkdir|cp|clang-14|rustc|cat|ls) [^&|;]*", RUN),
 )
 
 
