@@ -182,9 +182,9 @@ def read_by_make() -> dict[str, set[str]]:
         for name, default in re.findall(r"^(\w+) \?=[ ]*(.*)$", text, re.M):
             found.setdefault(name, set()).add(default)
     whole = "\n".join(texts)
-    used = set(re.findall(r"\$\(([A-Z][A-Z0-9_]*)\)", whole))
+    used = set(re.findall(r"\$\(([A-Z][A-Z0-9_]*)[):]", whole))
     used |= set(re.findall(r"\$\$\{([A-Z][A-Z0-9_]*)", whole))
-    known = set(re.findall(r"\b([A-Z][A-Z0-9_]*) *:?=", whole)) | _MAKE_OWN
+    known = set(re.findall(r"\b([A-Z][A-Z0-9_]*) :?= ", whole)) | _MAKE_OWN
     return found | {name: set() for name in used - known - set(found)}
 
 
