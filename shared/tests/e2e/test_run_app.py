@@ -36,12 +36,14 @@ def port() -> int:
 
 
 @contextmanager
-def running(kind: str, port: int, shim_dir: Path) -> Iterator[subprocess.Popen[str]]:
+def running(
+    kind: str, port: int, shim_dir: Path, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
     """The program, when its app answers."""
     need_shim(shim_dir, kind)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTAINERD_")}
     with subprocess.Popen(
-        [*PROGRAM, kind, f"test{kind}"],
+        [*PROGRAM, kind, f"test{kind}", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,6 +86,22 @@ def test_answers_then_ends_and_leaves_nothing(
     assert_nothing_left(snapshot_machine(["cw-nothing-has-this"]), snapshot_machine(scope))
     assert not RUN_DIRECTORY.exists()
     assert not sockets.exists()
+
+
+def test_another_image_is_up_when_its_health_is_answered(port: int, shim_dir: Path) -> None:
+    url = f"http://127.0.0.1:{port}/.well-known/spin/health"
+    with running("spin", port, shim_dir, "--image", "spin-key-value") as program:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            status = answer.status
+        program.send_signal(signal.SIGTERM)
+        output, _ = program.communicate(timeout=30)
+    assert (status, program.returncode) == (200, 0), output
+
+
+def test_image_that_is_not_there_is_refused() -> None:
+    result = subprocess.run([*COMMAND, "--image", "none"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.endswith("dist/images/none.tar is not there: make images\n")
 
 
 def test_port_in_use_is_refused_in_one_sentence() -> None:
