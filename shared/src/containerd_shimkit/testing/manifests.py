@@ -135,7 +135,7 @@ def _security(of_pod: Manifest, own: Manifest) -> api.LinuxContainerSecurityCont
         capabilities=api.Capability(drop_capabilities=own["capabilities"]["drop"]),
         run_as_user=api.Int64Value(value=of_pod["runAsUser"]),
         run_as_group=api.Int64Value(value=of_pod["runAsGroup"]),
-        supplemental_groups=[of_pod["fsGroup"]],
+        supplemental_groups=[of_pod["fsGroup"]] if "fsGroup" in of_pod else [],
         readonly_rootfs=own["readOnlyRootFilesystem"],
         no_new_privs=not own["allowPrivilegeEscalation"],
         seccomp=api.SecurityProfile(profile_type=api.SecurityProfile.RuntimeDefault),

@@ -64,8 +64,6 @@ def place(directory: Path, shims_home: Path, binary: str, *, docker: bool) -> It
                 directory / "containerd", shims, shims_home, binary=binary, netns=netns
             )
         )
-        storage = directory / "storage.conf"
-        storage.write_text(_STORAGE.format(directory=directory / "storage"))
         more = {
             # Debian's programs before others of the same name: other clients of Docker, rustup.
             "PATH": f"/usr/bin:{os.environ['PATH']}",
@@ -73,7 +71,7 @@ def place(directory: Path, shims_home: Path, binary: str, *, docker: bool) -> It
             "CONTAINERD_ADDRESS": daemon.address,
             "CONTAINERD_NAMESPACE": daemon.namespace,
             "SSL_CERT_FILE": str(trusted),
-            "CONTAINERS_STORAGE_CONF": str(storage),
+            "CONTAINERS_STORAGE_CONF": str(storage_of_images(directory)),
             "BUILDAH_ISOLATION": "chroot",
         }
         if docker:
@@ -81,3 +79,10 @@ def place(directory: Path, shims_home: Path, binary: str, *, docker: bool) -> It
             more["DOCKER_HOST"] = stack.enter_context(running_docker(prefix, trust)).host
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CONTAINERD_")}
         yield Place(kept | more, prefix)
+
+
+def storage_of_images(directory: Path) -> Path:
+    """Return a configuration by which buildah keeps its images in a directory of the test's."""
+    path = directory / "storage.conf"
+    path.write_text(_STORAGE.format(directory=directory / "storage"))
+    return path
