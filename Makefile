@@ -141,10 +141,10 @@ run_wws: dist/containerd-shim-wws-v1 dist/images/wws.tar | packages-run  ## run 
 
 # Checking
 
-# The containerd beside Debian's that tests run on, and crictl. Go's own cache makes a second time quick.
+# The containerd beside Debian's that tests run on, crictl and kustomize. Go's own cache makes a second time quick.
 CONTAINERD_2 := .cache/containerd-2.4
 .PHONY: containerd
-containerd: $(CONTAINERD_2)/.stamp  ## build containerd 2.4 and crictl for the tests
+containerd: $(CONTAINERD_2)/.stamp  ## build containerd 2.4, crictl and kustomize for the tests
 
 GO_BUILD := PIP="$(CURDIR)/$(BIN)/python -m pip" shared/tools/go/build.sh
 
@@ -162,6 +162,15 @@ kubernetes: $(KUBERNETES)/.stamp  ## build Kubernetes for `make test-kubernetes`
 $(KUBERNETES)/.stamp: $(wildcard shared/tools/kubernetes/* shared/tools/go/*) | $(VENV)/.stamp
 	$(GO_BUILD) shared/tools/kubernetes $(KUBERNETES) \
 	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)"
+	@touch $@
+
+# Docker's builder of today, which Debian's Docker does not have.
+BUILDX := .cache/buildx
+.PHONY: buildx
+buildx: $(BUILDX)/.stamp  ## build Docker's buildx and BuildKit for the tests
+
+$(BUILDX)/.stamp: $(wildcard shared/tools/buildx/* shared/tools/go/*) | $(VENV)/.stamp
+	$(GO_BUILD) shared/tools/buildx $(BUILDX) -ldflags "-s -w"
 	@touch $@
 
 # Azure's emulator of its blob storage.
@@ -189,6 +198,7 @@ $(KAFKA)/.stamp: $(wildcard shared/tools/kafka/*) | packages-test
 .PHONY: test
 test: build images interpreters | packages-test  ## run all tests; as root, also those that need a kernel and containerd
 	@$(MAKE) containerd || echo "containerd 2.4 is not there: the tests that need it are skipped" >&2
+	@$(MAKE) buildx || echo "buildx is not there: the tests that need it are skipped" >&2
 	@$(MAKE) azurite || echo "Azurite is not there: the tests that need it are skipped" >&2
 	@$(MAKE) kafka || echo "Kafka is not there: the tests that need it are skipped" >&2
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
