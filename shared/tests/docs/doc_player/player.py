@@ -38,7 +38,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"rm -r images/\w+", RUN),
     (r"docker push registry\.example\.com/containerd-wasm-shims/node-installer\S*", NOTHING),
     (r"(install|mv|rm) [^&|;]+|(\w+=\S+ )?deployments/node-installer/install\.sh \w+", PATHS),
-    (r"make (-C deployments/k3d \w+|install-k3d|up|clean)", DRY),
+    (r"make (-C deployments/k3d [\w-]+|install-k3d|up|clean)", DRY),
     (r"curl http://127\.0\.0\.1:8081/.*", NOTHING),
     (r"make run_\w+.*", BACKGROUND),
     (r"ctr run (?!.*(-d|--detach)).*", BACKGROUND),
