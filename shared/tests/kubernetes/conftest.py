@@ -11,11 +11,11 @@ from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import eventually
 from containerd_shimkit.testing.cri import NAMESPACE, Cri
 from containerd_shimkit.testing.fixtures import each_containerd
-from containerd_shimkit.testing.kube_pods import EMPTY_IMAGE, PROBE_IMAGE
+from containerd_shimkit.testing.kube_pods import COMMAND_IMAGE, EMPTY_IMAGE, PROBE_IMAGE, TRAP_IMAGE
 from containerd_shimkit.testing.kubernetes import Cluster, running_cluster
 
 EXAMPLES = ("spin", "slight", "wws")
-KINDS = "deployment,pod,service,configmap,secret,runtimeclass"
+KINDS = "deployment,job,pod,service,configmap,secret,runtimeclass"
 
 MANIFEST = """\
 spin_manifest_version = "1"
@@ -32,6 +32,16 @@ files = [
 ]
 [component.trigger]
 route = "/..."
+"""
+COMMAND_MANIFEST = """\
+spin_manifest_version = 2
+[application]
+name = "command"
+[[trigger.command]]
+component = "command"
+[component.command]
+source = "command.wasm"
+environment = { MODE = "MODES" }
 """
 
 
@@ -57,15 +67,19 @@ def _import_images(cri: Cri, root: Path) -> None:
             pytest.skip(f"needs {archive}: make images")
         cri.daemon.import_image(archive, NAMESPACE)
         cri.wait_for_image(f"docker.io/library/wasmtest_{name}:latest")
-    guest = root / "containerd-shim-spin-v1/tests/guests/probe.wasm"
+    guests = root / "containerd-shim-spin-v1/tests/guests"
     files = [
         ImageFile("spin.toml", MANIFEST.encode()),
-        ImageFile("probe.wasm", guest.read_bytes()),
+        ImageFile("probe.wasm", (guests / "probe.wasm").read_bytes()),
         ImageFile("config/image"),
         ImageFile("scratch/image"),
     ]
     cri.import_image(PROBE_IMAGE, files, ["/"])
     cri.import_image(EMPTY_IMAGE, [ImageFile("nothing")], ["/"])
+    command = ImageFile("command.wasm", (guests / "wagi_probe.wasm").read_bytes())
+    for reference, mode in ((COMMAND_IMAGE, "args"), (TRAP_IMAGE, "trap")):
+        manifest = COMMAND_MANIFEST.replace("MODES", mode).encode()
+        cri.import_image(reference, [ImageFile("spin.toml", manifest), command], ["/"])
 
 
 @pytest.fixture

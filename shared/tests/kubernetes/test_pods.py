@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
 import time
+from typing import Any
 
 import pytest
 
 from containerd_shimkit.testing.apps import end_process, eventually
 from containerd_shimkit.testing.kube_pods import (
+    COMMAND_IMAGE,
     EMPTY_IMAGE,
     PROBE_IMAGE,
+    TRAP_IMAGE,
     app,
     config_map,
     deployment,
+    job,
     pod,
     runtime_class,
     secret,
@@ -25,12 +31,13 @@ from containerd_shimkit.testing.kube_pods import (
     waiting,
 )
 from containerd_shimkit.testing.kubernetes import NODE, Cluster
+from containerd_shimkit.testing.leftovers import find_processes
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(300)]
 
 
-def probe_is_ready(cluster: Cluster, name: str, seconds: float = 90) -> None:
-    cluster.wait("Ready", "pod", name, seconds=seconds)
+def wait_until_ready(cluster: Cluster, name: str) -> None:
+    cluster.wait("Ready", "pod", name)
 
 
 def engine_pid(cluster: Cluster, name: str, container: str = "web") -> int:
@@ -42,7 +49,7 @@ def engine_pid(cluster: Cluster, name: str, container: str = "web") -> int:
 
 def test_logs_are_the_apps_output(cluster: Cluster) -> None:
     cluster.apply(pod("web", app()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     cluster.curl(f"{cluster.pod_url('web')}/stdout?text=to-stdout")
     cluster.curl(f"{cluster.pod_url('web')}/stderr?text=to-stderr")
 
@@ -56,8 +63,9 @@ def test_logs_are_the_apps_output(cluster: Cluster) -> None:
 
 
 def test_description_of_a_healthy_pod_has_no_warning(cluster: Cluster) -> None:
-    cluster.apply(pod("web", app()))
-    probe_is_ready(cluster, "web")
+    # kubelet may not know the authority of a token at once, and then warns and tries again.
+    cluster.apply(pod("web", app(), automountServiceAccountToken=False))
+    wait_until_ready(cluster, "web")
     text = cluster.kubectl("describe", "pod", "web")
     assert re.search(r"^Runtime Class Name: +wasmtime-spin$", text, re.M), text
     assert re.search(r"^ +Ready: +True$", text, re.M), text
@@ -84,10 +92,10 @@ def test_image_without_an_app_is_backed_off_with_the_reason(cluster: Cluster) ->
 
 def test_killed_engine_is_restarted(cluster: Cluster) -> None:
     cluster.apply(pod("web", app()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     end_process(engine_pid(cluster, "web"), signal.SIGKILL)
     eventually(lambda: cluster.container("web", "web")["restartCount"] == 1, "it restarts", 60.0)
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     last = cluster.container("web", "web")["lastState"]["terminated"]
     assert (last["exitCode"], last["reason"]) == (137, "Error")
     assert cluster.curl(f"{cluster.pod_url('web')}/echo", "--data", "x") == "x"
@@ -110,12 +118,12 @@ def test_failing_liveness_probe_restarts_the_app(cluster: Cluster) -> None:
             volumes=volumes,
         )
     )
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     busybox = ("web", "--container=sidecar", "--", "/bin/busybox", "sh", "-c")
     cluster.kubectl("exec", *busybox, "rm /config/alive")
     eventually(lambda: cluster.container("web", "web")["restartCount"] > 0, "it restarts", 60.0)
     cluster.kubectl("exec", *busybox, "echo yes >/config/alive")
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     events = cluster.events("web")
     assert any("Liveness probe failed: HTTP probe failed with statuscode: 404" in e for e in events)
     last = cluster.container("web", "web")["lastState"]["terminated"]
@@ -148,7 +156,57 @@ def test_unknown_handler_is_named_in_the_events(cluster: Cluster) -> None:
     eventually(says_so, "the event", 60.0)
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"hostUsers": False}, r'RuntimeClass handler "spin" does not support user namespaces'),
+        ({"containers": [app(tty=True, stdin=True)]}, "a WebAssembly container has no terminal"),
+    ],
+    ids=["user namespace", "terminal"],
+)
+def test_what_a_wasm_pod_cannot_have_is_said(
+    cluster: Cluster, fields: dict[str, Any], reason: str
+) -> None:
+    cluster.apply(pod("web", **({"containers": [app()]} | fields)))
+
+    def says_so() -> bool:
+        return any(re.search(reason, event) for event in cluster.events("web", "Warning"))
+
+    eventually(says_so, "the event", 60.0)
+
+
+def test_probe_that_runs_a_program_fails_with_the_reason(cluster: Cluster) -> None:
+    probe = {"exec": {"command": ["/bin/true"]}, "periodSeconds": 1}
+    cluster.apply(pod("web", app(readinessProbe=probe)))
+
+    def says_so() -> bool:
+        reason = "a WebAssembly container has one process, the engine"
+        return any(reason in event for event in cluster.events("web", "Warning"))
+
+    eventually(says_so, "the event", 60.0)
+    assert not cluster.container("web", "web")["ready"]
+
+
 # What a pod may have
+
+
+def test_pod_in_the_nodes_namespaces(cluster: Cluster) -> None:
+    """Its network, processes and IPC, and all privileges."""
+    env = [{"name": "SPIN_HTTP_LISTEN_ADDR", "value": "0.0.0.0:18081"}]
+    ready = {"httpGet": {"path": "/status?code=200", "port": 18081}, "periodSeconds": 1}
+    web = app(env=env, readinessProbe=ready, securityContext={"privileged": True})
+    cluster.apply(pod("web", web, waiting(), hostNetwork=True, hostPID=True, hostIPC=True))
+    wait_until_ready(cluster, "web")
+    assert cluster.curl("http://127.0.0.1:18081/echo", "--data", "x") == "x"
+    show = ("exec", "web", "--container=sidecar", "--", "/bin/busybox", "ps", "-o", "args")
+    assert "kubelet" in cluster.kubectl(*show)
+
+
+def test_app_without_privileges_on_port_80_by_a_sysctl(cluster: Cluster) -> None:
+    sysctls = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+    web = app(securityContext={"capabilities": {"drop": ["ALL"]}})
+    cluster.apply(pod("web", web, securityContext={"sysctls": sysctls, "runAsUser": 1000}))
+    wait_until_ready(cluster, "web")
 
 
 def test_volumes_and_variables(cluster: Cluster) -> None:
@@ -185,7 +243,7 @@ def test_volumes_and_variables(cluster: Cluster) -> None:
             ],
         ),
     )
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     url = cluster.pod_url("web")
 
     def in_sidecar(script: str) -> str:
@@ -244,7 +302,7 @@ def test_app_and_sidecar_as_the_restricted_standard_wants_them(cluster: Cluster)
         )
     finally:
         cluster.kubectl("label", "namespace", "default", f"{enforce}-")
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     status = cluster.kubectl(
         *("exec", "web", "--container=sidecar", "--", "/bin/busybox", "cat", "/proc/self/status")
     )
@@ -275,7 +333,7 @@ def test_native_sidecar_runs_before_the_app(cluster: Cluster) -> None:
             volumes=[{"name": "scratch", "emptyDir": {}}],
         )
     )
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     assert cluster.curl(f"{cluster.pod_url('web')}/file?path=/scratch/file") == "first"
     assert "running" in cluster.container("web", "proxy")["state"]
 
@@ -293,7 +351,7 @@ def test_overhead_and_nodes_of_the_class(cluster: Cluster) -> None:
     assert any("didn't match Pod's node affinity" in e for e in cluster.events("web"))
     cluster.kubectl("label", "node", NODE, "wasm-shims=yes")
     try:
-        probe_is_ready(cluster, "web")
+        wait_until_ready(cluster, "web")
         assert cluster.pod("web")["spec"]["overhead"] == {"memory": "24Mi", "cpu": "10m"}
         uid = cluster.pod("web")["metadata"]["uid"]
         limits = cluster.cgroup_values(f"pod{uid}", "memory.limit_in_bytes", "memory.max")
@@ -302,12 +360,58 @@ def test_overhead_and_nodes_of_the_class(cluster: Cluster) -> None:
         cluster.kubectl("label", "node", NODE, "wasm-shims-")
 
 
+# Programs
+
+
+def test_job_of_a_command(cluster: Cluster) -> None:
+    command = app("command", COMMAND_IMAGE, args=["one", "two words"])
+    del command["readinessProbe"]
+    cluster.apply(job("work", command))
+    cluster.wait("Complete", "job", "work")
+    assert "two words\n" in cluster.kubectl("logs", "job/work")
+    (done,) = cluster.pods("work")
+    ended = done["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (0, "Completed")
+
+
+def test_job_that_traps_is_tried_again(cluster: Cluster) -> None:
+    command = app("command", TRAP_IMAGE, terminationMessagePolicy="FallbackToLogsOnError")
+    del command["readinessProbe"]
+    cluster.apply(job("work", command, retries=1))
+    cluster.wait("Failed", "job", "work")
+    tried = cluster.pods("work")
+    assert len(tried) == 2
+    for each in tried:
+        ended = each["status"]["containerStatuses"][0]["state"]["terminated"]
+        assert ended["exitCode"] == 134
+        assert "unreachable" in ended["message"], ended
+
+
 # What users do with a running pod
+
+
+def test_logs_are_followed_to_the_end_and_kept_of_the_last_run(cluster: Cluster) -> None:
+    cluster.apply(pod("web", app()))
+    wait_until_ready(cluster, "web")
+    url = cluster.pod_url("web")
+    command = cluster.kubectl_command("logs", "--follow", "web")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        try:
+            cluster.curl(f"{url}/stdout?text=first-run%0a")
+            assert follower.stdout is not None
+            assert any("first-run" in line for line in follower.stdout)
+            end_process(engine_pid(cluster, "web"), signal.SIGKILL)
+            follower.wait(60)
+        finally:
+            follower.kill()
+    eventually(lambda: cluster.container("web", "web")["restartCount"] == 1, "it restarts", 60.0)
+    assert "first-run" in cluster.kubectl("logs", "--previous", "web")
+    assert "first-run" not in cluster.kubectl("logs", "web")
 
 
 def test_stats_are_the_engines(cluster: Cluster) -> None:
     cluster.apply(pod("web", app(), waiting()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
 
     def is_counted() -> bool:
         summary = json.loads(cluster.raw(f"/api/v1/nodes/{NODE}/proxy/stats/summary"))
@@ -324,7 +428,7 @@ def test_stats_are_the_engines(cluster: Cluster) -> None:
 
 def test_exec(cluster: Cluster) -> None:
     cluster.apply(pod("web", app(), waiting()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     refused = cluster.try_kubectl("exec", "web", "--container=web", "--", "/bin/sh")
     assert refused.returncode != 0
     assert "a WebAssembly container has one process, the engine" in refused.stderr
@@ -343,7 +447,7 @@ def test_exec(cluster: Cluster) -> None:
 
 def test_port_is_forwarded(cluster: Cluster) -> None:
     cluster.apply(pod("web", app()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     command = cluster.kubectl_command("port-forward", "pod/web", "18080:80")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
         try:
@@ -369,11 +473,16 @@ def test_message_of_a_container_that_ends(cluster: Cluster) -> None:
 def test_ephemeral_container_beside_an_app(cluster: Cluster) -> None:
     """``kubectl debug``: a shell in the network, and among the processes, of the app."""
     cluster.apply(pod("web", app()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     image = ("--image", "docker.io/library/cri-busybox:latest", "--image-pull-policy=IfNotPresent")
     cluster.kubectl(
         *("debug", "web", *image, "--container=look", "--target=web", "--profile=general", "--"),
-        *("/bin/busybox", "sh", "-c", "ps -o pid,args; wget -qO - http://127.0.0.1/env?name=x"),
+        *(
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "ps -o pid,args; wget -qO - http://127.0.0.1/status?code=200",
+        ),
     )
     eventually(
         lambda: "terminated" in cluster.container("web", "look")["state"], "it has ended", 60.0
@@ -387,7 +496,7 @@ def test_ephemeral_container_beside_an_app(cluster: Cluster) -> None:
 def test_limits_are_changed_in_place(cluster: Cluster) -> None:
     """``kubectl patch --subresource=resize``: the app goes on with the new limits."""
     cluster.apply(pod("web", app(resources=_limits("64Mi", "200m"))))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     pid = engine_pid(cluster, "web")
     changed = {"spec": {"containers": [{"name": "web", "resources": _limits("96Mi", "300m")}]}}
     cluster.kubectl("patch", "pod", "web", "--subresource=resize", "--patch", json.dumps(changed))
@@ -412,7 +521,7 @@ def _limits(memory: str, cpu: str) -> dict[str, dict[str, str]]:
 
 def test_requests_are_answered_before_the_end(cluster: Cluster) -> None:
     cluster.apply(pod("web", app()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     command = cluster.enter("curl", "--silent", f"{cluster.pod_url('web')}/sleep?ms=4000")
     with subprocess.Popen(
         [*command, "--write-out", "%{http_code}"], stdout=subprocess.PIPE
@@ -451,27 +560,77 @@ def test_no_request_is_lost_in_a_rolling_update(cluster: Cluster) -> None:
     assert int(output) > 20
 
 
+def test_pod_ends_with_its_deadline(cluster: Cluster) -> None:
+    cluster.apply(pod("web", app(), activeDeadlineSeconds=3, restartPolicy="Never"))
+    cluster.wait("jsonpath={.status.phase}=Failed", "pod/web")
+    assert cluster.pod("web")["status"]["reason"] == "DeadlineExceeded"
+
+    def has_ended() -> bool:
+        ended = cluster.container("web", "web")["state"].get("terminated", {})
+        return bool(ended.get("exitCode") == 0)
+
+    eventually(has_ended, "it was told to end, and did", 60.0)
+
+
+def test_node_is_drained(cluster: Cluster) -> None:
+    cluster.apply(deployment("web", app(), replicas=3))
+    cluster.kubectl("rollout", "status", "deployment", "web")
+    try:
+        cluster.kubectl("drain", NODE, "--ignore-daemonsets", "--delete-emptydir-data")
+        assert all(each["status"]["phase"] == "Pending" for each in cluster.pods("web"))
+    finally:
+        cluster.kubectl("uncordon", NODE)
+    cluster.kubectl("rollout", "status", "deployment", "web")
+
+
 # The node
 
 
 def test_pods_outlive_a_restart_of_kubelet(cluster: Cluster) -> None:
     cluster.apply(pod("web", app(), waiting()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     pid = engine_pid(cluster, "web")
     cluster.restart_kubelet()
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     assert cluster.curl(f"{cluster.pod_url('web')}/echo", "--data", "x") == "x"
     assert engine_pid(cluster, "web") == pid
     assert cluster.container("web", "web")["restartCount"] == 0
 
 
+@pytest.mark.parametrize("whole_node", [False, True], ids=["shim", "node"])
+def test_pod_comes_back_when_its_processes_are_killed(cluster: Cluster, whole_node: bool) -> None:
+    """Its shim alone, as for want of memory; or all there are, as when a node loses its power."""
+    cluster.apply(pod("web", app(), waiting()))
+    wait_until_ready(cluster, "web")
+    pid = engine_pid(cluster, "web")
+    killed = cluster.shims()
+    if whole_node:
+        cluster.cri.daemon.kill()
+        killed = find_processes(cluster.cri.daemon.scope)
+        killed = [
+            p for p in killed if p.mentions(["/containerd/run", "containerd-shim", "busybox"])
+        ]
+    for process in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    if whole_node:
+        cluster.cri.daemon.start()
+
+    def is_another() -> bool:
+        return engine_pid(cluster, "web") != pid
+
+    eventually(is_another, "another engine runs", 120.0)
+    wait_until_ready(cluster, "web")
+    assert cluster.curl(f"{cluster.pod_url('web')}/echo", "--data", "x") == "x"
+
+
 def test_pods_outlive_a_restart_of_containerd(cluster: Cluster) -> None:
     cluster.apply(pod("web", app(), waiting()))
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     pid = engine_pid(cluster, "web")
     cluster.cri.daemon.restart()
     assert cluster.curl(f"{cluster.pod_url('web')}/echo", "--data", "x") == "x"
-    probe_is_ready(cluster, "web")
+    wait_until_ready(cluster, "web")
     eventually(lambda: engine_pid(cluster, "web") == pid, "CRI is back")
     cluster.kubectl("exec", "web", "--container=sidecar", "--", "/bin/busybox", "true")
     assert cluster.container("web", "web")["restartCount"] == 0

@@ -5,8 +5,6 @@ Whatever a test makes has the label ``of: test``, by which it is removed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 from containerd_shimkit.testing.cri import BUSYBOX_IMAGE
@@ -17,6 +15,11 @@ PROBE_IMAGE: Final = "docker.io/library/probe:latest"
 """Spin's guest that does what its path says, and sees ``/config`` and ``/scratch``."""
 EMPTY_IMAGE: Final = "docker.io/library/empty:latest"
 """An image without an app, for the shim to refuse."""
+
+COMMAND_IMAGE: Final = "docker.io/library/command:latest"
+"""An app of Spin's that prints its arguments, a line each, and ends."""
+TRAP_IMAGE: Final = "docker.io/library/trap:latest"
+"""Like ``COMMAND_IMAGE``, but it traps."""
 
 _LABELS: Final = {"of": "test"}
 
@@ -52,7 +55,6 @@ def pod(
     name: str,
     *containers: Manifest,
     runtime: str | None = "wasmtime-spin",
-    annotations: Mapping[str, str] = MappingProxyType({}),
     **spec: Any,
 ) -> Manifest:
     """Return a pod. runtime: its class; None is containerd's own."""
@@ -64,13 +66,10 @@ def pod(
         spec={"containers": list(containers), "terminationGracePeriodSeconds": 5}
         | ({} if runtime is None else {"runtimeClassName": runtime})
         | spec,
-        annotations=annotations,
     )
 
 
 def deployment(name: str, *containers: Manifest, replicas: int = 1, **spec: Any) -> Manifest:
-    template = pod(name, *containers, **spec)
-    del template["metadata"]["name"]
     return _object(
         "apps/v1",
         "Deployment",
@@ -78,8 +77,19 @@ def deployment(name: str, *containers: Manifest, replicas: int = 1, **spec: Any)
         spec={
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": template["metadata"], "spec": template["spec"]},
+            "template": _template(name, *containers, **spec),
         },
+    )
+
+
+def job(name: str, *containers: Manifest, retries: int = 0, **spec: Any) -> Manifest:
+    """Return a Job of one pod, which is made again ``retries`` times if it fails."""
+    spec |= {"restartPolicy": "Never"}
+    return _object(
+        "batch/v1",
+        "Job",
+        name,
+        spec={"backoffLimit": retries, "template": _template(name, *containers, **spec)},
     )
 
 
@@ -101,14 +111,11 @@ def runtime_class(name: str, handler: str, **more: Any) -> Manifest:
     return _object("node.k8s.io/v1", "RuntimeClass", name, handler=handler, **more)
 
 
-def _object(
-    version: str,
-    kind: str,
-    name: str,
-    annotations: Mapping[str, str] = MappingProxyType({}),
-    **fields: Any,
-) -> Manifest:
-    metadata: Manifest = {"name": name, "labels": _LABELS | {"app": name}}
-    if annotations:
-        metadata["annotations"] = dict(annotations)
+def _template(name: str, *containers: Manifest, **spec: Any) -> Manifest:
+    whole = pod(name, *containers, **spec)
+    return {"metadata": {"labels": whole["metadata"]["labels"]}, "spec": whole["spec"]}
+
+
+def _object(version: str, kind: str, name: str, **fields: Any) -> Manifest:
+    metadata = {"name": name, "labels": _LABELS | {"app": name}}
     return {"apiVersion": version, "kind": kind, "metadata": metadata} | fields

@@ -197,20 +197,23 @@ class Cluster:
         return f"http://{self.pod(name)['status']['podIP']}:{port}"
 
     def container(self, pod: str, name: str) -> dict[str, Any]:
-        """Return the status of one of a pod's containers."""
-        (found,) = [
+        """Return the status of one of a pod's containers; AssertionError if there is none yet."""
+        found = [
             status
             for kind in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
             for status in self.pod(pod)["status"].get(kind, [])
             if status["name"] == name
         ]
-        return dict(found)
+        assert found, f"{name} of {pod} has no status"
+        return dict(found[0])
 
-    def events(self, name: str, kind: str = "") -> list[str]:
-        """Return ``reason: message`` of what happened to an object. kind: ``Warning``."""
-        selector = f"involvedObject.name={name}" + (f",type={kind}" if kind else "")
-        found = self.get("events", f"--field-selector={selector}")["items"]
-        return [f"{event['reason']}: {event['message']}" for event in found]
+    def events(self, pod: str, kind: str = "") -> list[str]:
+        """Return ``reason: message`` of what happened to a pod. kind: ``Warning``."""
+        # By its number: those of an earlier pod of the name are still there.
+        selector = f"involvedObject.uid={self.pod(pod)['metadata']['uid']}"
+        types = f",type={kind}" if kind else ""
+        found = self.get("events", f"--field-selector={selector}{types}")
+        return [f"{event['reason']}: {event['message']}" for event in found["items"]]
 
     # The node
 
@@ -352,6 +355,7 @@ class Cluster:
             f"--service-account-signing-key-file={accounts}.key",
             f"--service-cluster-ip-range={SERVICES}",
             "--kubelet-preferred-address-types=InternalIP",
+            "--allow-privileged",
         )
 
     def _run_controllers(self) -> None:
