@@ -13,6 +13,7 @@ import pytest
 
 from containerd_shim_slight_v1.capabilities.messaging import azsbus
 from containerd_shimkit.testing.apps import free_address
+from containerd_shimkit.testing.http import connected, head
 from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
 from ended import use_without_imports
 from messaging_guest import Guest
@@ -58,8 +59,11 @@ class Bus:
         if rest[-1] == "messages":
             self.messages[entity].append(request.body)
             return response(201)
-        if request.method == "DELETE":
-            return response(200 if self.locked.pop(path, None) else 404)
+        if request.method in ("DELETE", "PUT"):
+            locked = self.locked.pop(path, None)
+            if locked is not None and request.method == "PUT":
+                self.messages[locked[0]].insert(0, locked[1])
+            return response(200 if locked else 404)
         assert parse_qs(urlsplit(request.target).query) == {"timeout": ["5"]}
         if not self.messages[entity]:
             return response(204)
@@ -194,12 +198,52 @@ def test_guests_of_the_older_generation(app: Image, address: tuple[str, int]) ->
     run(app, address, main)
 
 
-def test_message_whose_lock_was_lost_comes_again(app: Image, address: tuple[str, int]) -> None:
+def test_message_whose_lock_was_lost_comes_again(
+    app: Image, address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
     async def main(port: int, bus: Bus) -> None:
         assert (await Guest(port).ask("PUT", "queue", "box", body=b"message"))[0] == 204
         bus.lose_lock = True
-        assert (await Guest(port).ask("GET", "queue", "box"))[0] == 418
-        assert await Guest(port).ask("GET", "queue", "box") == (200, b"message")
+        for _ in range(2):
+            assert await Guest(port).ask("GET", "queue", "box") == (200, b"message")
+        assert await Guest(port).ask("GET", "queue", "box") == (200, b"")
+
+    run(app, address, main)
+    assert caplog.text.count("a message cannot be removed, and may come again: ") == 1
+
+
+@pytest.mark.parametrize("path", ["failing-queue/box", "failing/box/topic"])
+def test_message_of_a_guest_that_fails_comes_again(
+    app: Image, address: tuple[str, int], path: str
+) -> None:
+    async def main(port: int, bus: Bus) -> None:
+        entity = "box" if "queue" in path else "topic"
+        bus.messages[entity] = [b"1", b"2"]
+        for _ in range(3):
+            assert (await Guest(port).ask("GET", *path.split("/")))[0] == 500
+            assert bus.messages[entity] == [b"1", b"2"]
+            assert bus.locked == {}
+        ask = ("queue", "box") if entity == "box" else ("subscription", "box", "topic")
+        for message in (b"1", b"2"):
+            assert await Guest(port).ask("GET", *ask) == (200, message)
+        assert bus.locked == {}
+
+    run(app, address, main)
+
+
+def test_message_is_locked_while_its_guest_runs(app: Image, address: tuple[str, int]) -> None:
+    async def main(port: int, bus: Bus) -> None:
+        bus.messages["topic"] = [b"message"]
+        async with connected(port) as connection:
+            await connection.send(head("GET", "/held/box/topic/"))
+            async with asyncio.timeout(20):
+                while app.stdout != "holding message\n":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert len(bus.locked) == 1
+        async with asyncio.timeout(20):
+            while bus.locked:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert bus.messages["topic"] == [b"message"]
 
     run(app, address, main)
 

@@ -18,6 +18,7 @@ from containerd_shim_slight_v1.capabilities.messaging import (
 )
 from containerd_shim_slight_v1.capabilities.messaging.kafka_consumer import Deliveries
 from containerd_shimkit.testing.apps import free_address
+from containerd_shimkit.testing.http import connected, head
 from containerd_shimkit.testing.servers.kafka import running_kafka
 from containerd_shimkit.testing.servers.process import Server
 from containerd_shimkit.testing.servers.tls import Authority, certificate_authority
@@ -165,6 +166,67 @@ def test_message_of_an_app_that_dies_comes_again(
         assert [await guest.receive_one(token) for _ in range(2)] == [b"1", b"2"]
 
     app.run(lives)
+
+
+def test_message_of_a_guest_that_fails_comes_again(
+    app: Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        token = await guest.subscribe("fails")
+        for message in (b"1", b"2"):
+            await guest.publish("fails", message)
+        await fail_with(guest, token, 500)
+        assert [await guest.receive_one(token) for _ in range(2)] == [b"1", b"2"]
+        # One that makes all fail is not the last one.
+        for message in (b"3", b"4"):
+            await guest.publish("fails", message)
+        for _ in range(kafka_consumer.MAX_DELIVERIES):
+            await fail_with(guest, token, 500)
+        assert await guest.receive_one(token) == b"4"
+        assert await guest.receive(token) == b""
+
+    app.run(main)
+    assert app.stdout == "failing with 1\n" + "failing with 3\n" * kafka_consumer.MAX_DELIVERIES
+    assert "topic fails, partition 0: message 2 is given up: 5 guests" in caplog.text
+
+
+async def fail_with(guest: Guest, token: str, status: int) -> None:
+    """Have a guest receive a message and fail."""
+    async with asyncio.timeout(20):
+        while (await guest.ask("GET", "failing", "box", token))[0] != status:
+            pass
+
+
+def test_message_of_a_guest_whose_client_leaves_comes_again(app: Image) -> None:
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        token = await guest.subscribe("leaves")
+        await guest.publish("leaves", b"message")
+        async with connected(port) as connection:
+            await connection.send(head("GET", f"/held/box/{token}/"))
+            async with asyncio.timeout(20):
+                while app.stdout != "holding message\n":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert await guest.receive_one(token) == b"message"
+
+    app.run(main, SLIGHT_HTTP_REQUEST_TIMEOUT_SECONDS="600")
+
+
+def test_message_that_was_given_back_is_the_next_apps(app: Image) -> None:
+    async def first(port: int) -> None:
+        guest = Guest(port)
+        token = await guest.subscribe("given-back")
+        for message in (b"1", b"2"):
+            await guest.publish("given-back", message)
+        await fail_with(guest, token, 500)
+
+    async def second(port: int) -> None:
+        assert [await Guest(port).receive_one("given-back") for _ in range(2)] == [b"1", b"2"]
+
+    app.run(first)
+    app.sockets.clear()
+    app.run(second)
 
 
 async def _do_nothing(self: object) -> None:
@@ -418,6 +480,8 @@ def test_position_stays_before_what_is_held() -> None:
     assert deliveries.positions() == {ONE: 5, TWO: 2}
     deliveries.let_go(ONE, 5)
     assert deliveries.positions() == {ONE: 7, TWO: 2}
+    assert deliveries.has(ONE, 7)
+    assert not deliveries.has(ONE, 5)
     deliveries.written({ONE: 7, TWO: 2})
     assert deliveries.positions() == {}
     deliveries.let_go(ONE, 7)

@@ -25,7 +25,7 @@ from containerd_shimkit.wasm.running import RunningGuest
 
 
 class _Running(RunningGuest):
-    """Objects that a guest which fails, or is cut off, has begun to write stay as they were."""
+    """Of a guest that fails, or is cut off, objects stay as they were and messages come again."""
 
     __slots__ = ("_own",)
 

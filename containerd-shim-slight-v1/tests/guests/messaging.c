@@ -44,9 +44,11 @@ const char *slight_init(void) {
   SLIGHT_ROUTE(&result, post, "/topic/:name/*", "subscribe");
   SLIGHT_ROUTE(&result, get, "/subscription/:name/*", "receive");
   SLIGHT_ROUTE(&result, get, "/held/:name/*", "hold");
+  SLIGHT_ROUTE(&result, get, "/failing/:name/*", "fail");
   SLIGHT_ROUTE(&result, put, "/old/:name/*", "old");
   SLIGHT_ROUTE(&result, put, "/queue/:name", "queue_send");
   SLIGHT_ROUTE(&result, get, "/queue/:name", "queue_receive");
+  SLIGHT_ROUTE(&result, get, "/failing-queue/:name", "queue_fail");
   if (!result.is_error) slight_serve_(SLIGHT_STRING("127.0.0.1:0"), result.handle, &result);
   return result.is_error ? result.error.text.data : NULL;
 }
@@ -112,6 +114,18 @@ SLIGHT_HANDLER("hold", hold) {
   for (;;) sleep(3600);
 }
 
+/* Says what it receives, and fails. */
+SLIGHT_HANDLER("fail", fail) {
+  struct slight_result result;
+  sub_open(NAME, &result);
+  if (refuse(response, &result)) return;
+  sub_receive(result.handle, SLIGHT_STRING(slight_param(request, "*")), &result);
+  if (refuse(response, &result) || result.content.size == 0) return;
+  printf("failing with %s\n", result.content.data);
+  fflush(stdout);
+  __builtin_trap();
+}
+
 /* Receives what it publishes. */
 SLIGHT_HANDLER("old", old) {
   struct slight_result result;
@@ -146,4 +160,12 @@ SLIGHT_HANDLER("queue-receive", queue_receive) {
   mq_receive(handle, &result);
   answer(response, &result);
   mq_drop(handle);
+}
+
+SLIGHT_HANDLER("queue-fail", queue_fail) {
+  struct slight_result result;
+  mq_open(NAME, &result);
+  if (refuse(response, &result)) return;
+  mq_receive(result.handle, &result);
+  if (!refuse(response, &result)) __builtin_trap();
 }

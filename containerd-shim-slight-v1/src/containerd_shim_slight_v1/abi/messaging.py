@@ -89,7 +89,7 @@ async def _send(instance: Instance, handle: int, message: bytes) -> None:
 
 async def _take(instance: Instance, handle: int) -> bytes:
     queue = instance.handles.get(handle, OpenQueue)
-    return await queue.backend.receive_from_queue(queue.name)
+    return await queue.receive()
 
 
 def _publisher_functions(error: Variant) -> list[Function]:

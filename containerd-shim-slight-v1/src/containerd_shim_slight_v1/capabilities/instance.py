@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from containerd_shim_slight_v1.capabilities.blobstore.streams import WriteStream
 from containerd_shim_slight_v1.capabilities.handles import HandleTable
+from containerd_shim_slight_v1.capabilities.messaging.base import Holder
 from containerd_shim_slight_v1.capabilities.services import Services
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Instance:
         """Be told that the guest has failed, or is cut off: it has not done what it was about."""
         for stream in self.handles.each(WriteStream):
             stream.give_up()
+        for holder in self.handles.each(Holder):
+            holder.give_up()
 
     async def close(self) -> None:
         """Close what the guest left open."""

@@ -2,14 +2,16 @@
 
 Topics and queues have to be there, and as upstream has it a topic's subscription of the same name.
 A token is the topic's name, so all who subscribe to a topic share its messages. A message is locked
-when it is read and removed before the guest gets it: one whose reader is cut off in between comes
-again, when its lock has ended. Whoever receives waits five seconds.
+when it is read, and removed when the guest that received it receives another or ends. If it fails,
+or is cut off, the message is unlocked and comes again, at once; so does one whose lock has ended
+meanwhile, or whose container has died. The server counts, and puts what fails too often into its
+dead-letter queue. Whoever receives waits five seconds.
 
 ``AZURE_SERVICE_BUS_ENDPOINT``, which upstream does not have, is the URL of another server than
 ``https://NAMESPACE.servicebus.windows.net``.
 
 Source: Azure Service Bus REST API, "Send Message", "Peek-Lock Message (Non-Destructive Read)",
-"Delete Message", "Shared Access Signature"; SpiderLightning 0.5
+"Delete Message", "Unlock Message", "Shared Access Signature"; SpiderLightning 0.5
 crates/messaging/src/implementors/azsbus.rs, 0.2 crates/mq/src/providers/azure.rs.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import logging
 import re
 import time
 from http import HTTPStatus
@@ -24,10 +27,12 @@ from typing import Final
 from urllib.parse import quote, quote_plus, urlsplit
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
+from containerd_shim_slight_v1.capabilities.errors import CapabilityError
 from containerd_shim_slight_v1.capabilities.messaging.base import (
     MAX_MESSAGE_BYTES,
     ConnectionLostError,
     DeliveryFailedError,
+    Held,
     InsufficientPermissionsError,
     MessagingBackend,
     MessagingError,
@@ -52,6 +57,8 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
 _ENTITY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _MAX_ENTITY: Final = 260
 
+log = logging.getLogger(__name__)
+
 
 class Backend(MessagingBackend):
     """See the module."""
@@ -71,8 +78,11 @@ class Backend(MessagingBackend):
         return _entity(topic)
 
     async def receive(self, name: str, token: str) -> bytes:
+        return await _at_once(await self.receive_held(name, token))
+
+    async def receive_held(self, name: str, token: str) -> Held:
         entity = _entity(token)
-        return await self._take(f"{entity}/subscriptions/{entity.rpartition('/')[2]}", token)
+        return await self._lock(f"{entity}/subscriptions/{entity.rpartition('/')[2]}", token)
 
     async def unsubscribe(self, name: str, token: str) -> None:
         """Leave the server's subscription as it is: others share it."""
@@ -81,16 +91,19 @@ class Backend(MessagingBackend):
         await self.publish(name, name, message)
 
     async def receive_from_queue(self, name: str) -> bytes:
-        return await self._take(_entity(name), name)
+        return await _at_once(await self.hold_from_queue(name))
+
+    async def hold_from_queue(self, name: str) -> Held:
+        return await self._lock(_entity(name), name)
 
     async def close(self) -> None:
         await self._rest.close()
 
-    async def _take(self, entity: str, shown: str) -> bytes:
+    async def _lock(self, entity: str, shown: str) -> Held:
         path = f"/{entity}/messages/head?timeout={_WAIT_SECONDS}"
         answer = await self._ask("POST", path, b"", shown, MAX_MESSAGE_BYTES)
         if answer.status == HTTPStatus.NO_CONTENT:
-            return b""
+            return Held(b"")
         try:
             lock = urlsplit(answer.headers.get("location", "")).path
         except ValueError:
@@ -98,10 +111,13 @@ class Backend(MessagingBackend):
         # Signed for this server, whatever host it names.
         if answer.status != HTTPStatus.CREATED or not lock.startswith(f"/{entity}/messages/"):
             raise MessagingError(f"{shown!r}: unknown answer, of status {answer.status}")
-        removed = await self._ask("DELETE", quote(lock, safe="/%"), b"", shown)
-        if removed.status != HTTPStatus.OK:
-            raise MessagingError(f"{shown!r}: the message cannot be removed: {removed.status}")
-        return answer.body
+        return _Locked(self, quote(lock, safe="/%"), shown, answer.body)
+
+    async def end_lock(self, method: str, lock: str, shown: str) -> None:
+        """Remove a message, or unlock it. Raises MessagingError."""
+        answer = await self._ask(method, lock, b"", shown)
+        if answer.status != HTTPStatus.OK:
+            raise MessagingError(f"{shown!r}: the server answers {answer.status}")
 
     async def _ask(
         self,
@@ -155,6 +171,36 @@ class Backend(MessagingBackend):
         return (
             f"SharedAccessSignature sr={resource}&sig={signature}&se={end}&skn={quote_plus(name)}"
         )
+
+
+class _Locked(Held):
+    """A message that the server gives to nobody else, for a while."""
+
+    __slots__ = ("_backend", "_lock", "_shown")
+
+    def __init__(self, backend: Backend, lock: str, shown: str, message: bytes) -> None:
+        """lock: its path.  shown: what messages call the topic or queue."""
+        super().__init__(message)
+        self._backend = backend
+        self._lock = lock
+        self._shown = shown
+
+    async def done(self) -> None:
+        await self._end("DELETE", "removed")
+
+    async def give_back(self) -> None:
+        await self._end("PUT", "unlocked")
+
+    async def _end(self, method: str, what: str) -> None:
+        try:
+            await self._backend.end_lock(method, self._lock, self._shown)
+        except CapabilityError as exc:
+            log.warning("a message cannot be %s, and may come again: %s", what, exc)
+
+
+async def _at_once(held: Held) -> bytes:
+    await held.done()
+    return held.message
 
 
 def _entity(name: str) -> str:

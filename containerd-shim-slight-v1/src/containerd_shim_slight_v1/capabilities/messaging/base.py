@@ -4,15 +4,19 @@ A subscription outlives the guest that made it, since each request has a guest o
 knows its token receives. How long a call waits where there is no message is the backend's; then
 the result is an empty message, which is what guests look for.
 
+A backend that can holds a message until the guest that received it receives another, or ends, and
+has it come again if the guest fails, is cut off, or dies with its container: at least once. One
+that cannot has given it away.
+
 Source: SpiderLightning 0.5 wit/messaging.wit, 0.2 wit/mq.wit and wit/pubsub.wit.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from containerd_shim_slight_v1.capabilities.context import BackendContext
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
@@ -22,9 +26,6 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 SHORT_WAIT_SECONDS: Final = 0.5
 """How long backends wait for a message that do not wait for ever."""
 CONNECT_SECONDS: Final = 10.0
-
-GoOn: TypeAlias = Callable[[], None]
-"""What to call when a message that was received need not come again. It never fails."""
 
 
 class MessagingError(CapabilityError):
@@ -79,6 +80,22 @@ class UnsupportedFormatError(MessagingError):
     case = "unsupported-message-format"
 
 
+class Held:
+    """A message that a guest has received, and may have come again."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: bytes) -> None:
+        """message: empty if there is none."""
+        self.message = message
+
+    async def done(self) -> None:
+        """Say that it need not come again. It never fails: the guest cannot be told."""
+
+    async def give_back(self) -> None:
+        """Have it come again, for another guest. It never fails."""
+
+
 class MessagingBackend(ABC):
     """One capability's topics; its module has it under the name ``Backend``.
 
@@ -104,12 +121,9 @@ class MessagingBackend(ABC):
         Raises MessagingError.
         """
 
-    async def receive_held(self, name: str, token: str) -> tuple[bytes, GoOn]:
-        """Do as ``receive`` for a guest that says when it goes on.
-
-        A backend that can has a message come again if the app ends before that.
-        """
-        return await self.receive(name, token), _go_on
+    async def receive_held(self, name: str, token: str) -> Held:
+        """Do as ``receive`` for a guest that says what became of the message."""
+        return Held(await self.receive(name, token))
 
     @abstractmethod
     async def unsubscribe(self, name: str, token: str) -> None:
@@ -126,16 +140,16 @@ class MessagingBackend(ABC):
         """
         raise self._no_queues()
 
+    async def hold_from_queue(self, name: str) -> Held:
+        """Do as ``receive_from_queue`` for a guest that says what became of the message."""
+        return Held(await self.receive_from_queue(name))
+
     def _no_queues(self) -> MessagingError:
         return MessagingError(f"{self.context.capability.resource.name} has topics, and no queues")
 
     async def close(self) -> None:
         """End every connection and subscription."""
         return
-
-
-def _go_on() -> None:
-    """Do nothing: the message is gone from where it came from."""
 
 
 def check_size(message: bytes, limit: int = MAX_MESSAGE_BYTES) -> None:
@@ -152,43 +166,53 @@ class OpenPublisher:
     name: str
 
 
-class _Holder:
+class Holder:
     """Holds the message that a guest received last, until it receives another, or ends."""
 
     def __init__(self, backend: MessagingBackend, name: str) -> None:
         self.backend = backend
         self.name = name
-        self._go_on: GoOn = _go_on
+        self._held: Held | None = None
+        self._failed = False
 
-    async def receive_by(self, token: str) -> bytes:
-        """Return the next message of a subscription. Raises MessagingError."""
-        self.go_on()
-        message, self._go_on = await self.backend.receive_held(self.name, token)
-        return message
+    def give_up(self) -> None:
+        """Be told that the guest has failed, or is cut off."""
+        self._failed = True
 
-    def go_on(self) -> None:
-        """Let go of it."""
-        go_on, self._go_on = self._go_on, _go_on
-        go_on()
-
-
-class OpenSubscriber(_Holder):
-    """What a guest has opened to subscribe."""
+    async def let_go(self) -> None:
+        """Let go of the message."""
+        held, self._held = self._held, None
+        if held is not None:
+            await (held.give_back() if self._failed else held.done())
 
     async def close(self) -> None:
         """Let the guest end."""
-        self.go_on()
+        await self.let_go()
+
+    async def _hold(self, receiving: Awaitable[Held]) -> bytes:
+        self._held = await receiving
+        return self._held.message
 
 
-@dataclass(frozen=True, slots=True)
-class OpenQueue:
+class OpenSubscriber(Holder):
+    """What a guest has opened to subscribe."""
+
+    async def receive_by(self, token: str) -> bytes:
+        """Return the next message of a subscription. Raises MessagingError."""
+        await self.let_go()
+        return await self._hold(self.backend.receive_held(self.name, token))
+
+
+class OpenQueue(Holder):
     """What a guest has opened to send and receive."""
 
-    backend: MessagingBackend
-    name: str
+    async def receive(self) -> bytes:
+        """Return the next message of the queue. Raises MessagingError."""
+        await self.let_go()
+        return await self._hold(self.backend.hold_from_queue(self.name))
 
 
-class OldSubscriber(_Holder):
+class OldSubscriber(OpenSubscriber):
     """A subscriber of SpiderLightning 0.2, which is its own only subscription."""
 
     token: str | None = None
@@ -207,7 +231,7 @@ class OldSubscriber(_Holder):
 
     async def close(self) -> None:
         """End the subscription."""
-        self.go_on()
+        await self.let_go()
         token, self.token = self.token, None
         if token is not None:
             await self.backend.unsubscribe(self.name, token)

@@ -8,8 +8,9 @@
 All containers with one ``CAK_GROUP_ID`` share a topic's messages: each goes to one of them. A token
 is the topic's name, so that all guests of an app share them as well; who receives from a topic
 that nobody has subscribed to subscribes. A message is handled when the guest that received it
-receives another or ends; whatever was not handled when a container dies is received by others.
-Whoever receives waits half a second.
+receives another or ends. If it fails, or is cut off, another guest receives the message, until five
+have failed; whatever was not handled when a container dies is received by others. Whoever receives
+waits half a second.
 
 Source: SpiderLightning 0.5 crates/messaging/src/implementors/apache_kafka.rs; librdkafka
 CONFIGURATION.md, for what the values may be.
@@ -54,7 +55,7 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
     MAX_MESSAGE_BYTES,
     ConnectionLostError,
     DeliveryFailedError,
-    GoOn,
+    Held,
     InsufficientPermissionsError,
     MessagingBackend,
     MessagingError,
@@ -143,11 +144,11 @@ class Backend(MessagingBackend):
         return topic
 
     async def receive(self, name: str, token: str) -> bytes:
-        message, go_on = await self.receive_held(name, token)
-        go_on()
-        return message
+        held = await self.receive_held(name, token)
+        await held.done()
+        return held.message
 
-    async def receive_held(self, name: str, token: str) -> tuple[bytes, GoOn]:
+    async def receive_held(self, name: str, token: str) -> Held:
         await self._join(token)
         try:
             with self._consumers.used(token) as consumer:

@@ -4,6 +4,9 @@ Kafka keeps one position for each partition of a topic: all before it was handle
 app take messages in turn and end in any order, so the position stays before the first message that
 a guest still holds. Who takes a partition over, another container or this one again, begins there.
 
+What a guest gives back is the next that is received, and given up when ``MAX_DELIVERIES`` have
+failed: else a message that makes all fail would be the last that the app ever gets.
+
 A group that is new begins with what is published after its first member has joined; its position
 is written down at once, so that a message is not lost because none was handled before it.
 
@@ -13,10 +16,11 @@ Source: aiokafka 0.14, AIOKafkaConsumer; Apache Kafka, "Consumer Configs".
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections import deque
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -25,7 +29,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from containerd_shim_slight_v1.capabilities.messaging.base import (
     MAX_MESSAGE_BYTES,
     SHORT_WAIT_SECONDS,
-    GoOn,
+    Held,
     PayloadTooLargeError,
     ServiceUnavailableError,
     TopicNotFoundError,
@@ -33,6 +37,9 @@ from containerd_shim_slight_v1.capabilities.messaging.base import (
 from containerd_shim_slight_v1.capabilities.messaging.kafka_codecs import bound_decoders
 
 bound_decoders()
+
+MAX_DELIVERIES: Final = 5
+"""Of one message to guests of an app that fail."""
 
 _FETCH_BYTES: Final = 512 << 10
 """How much a consumer has of what nobody has received yet, or one message that is larger."""
@@ -43,6 +50,8 @@ _COMMIT_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
 _AWAY_SECONDS: Final = 5.0
 """A server that has not answered for so long is away: it answers twice a second."""
+
+log = logging.getLogger(__name__)
 
 
 class Deliveries:
@@ -61,6 +70,10 @@ class Deliveries:
     def let_go(self, partition: TopicPartition, offset: int) -> None:
         """Have it no longer held; nothing if it was not."""
         self._held.get(partition, set()).discard(offset)
+
+    def has(self, partition: TopicPartition, offset: int) -> bool:
+        """Return whether a message is still held."""
+        return offset in self._held.get(partition, ())
 
     def positions(self) -> dict[TopicPartition, int]:
         """Return the positions that have moved since they were written."""
@@ -89,6 +102,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # it has 
         self._topic = topic
         self._deliveries = Deliveries()
         self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._returned: deque[_HeldRecord] = deque()
         self._moved = asyncio.Event()
         self._committing: asyncio.Task[None] | None = None
         self._quiet_since: float | None = None
@@ -114,11 +128,15 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # it has 
             raise
         self._committing = asyncio.create_task(self._keep_committing())
 
-    async def receive(self) -> tuple[bytes, GoOn]:
+    async def receive(self) -> Held:
         """Return the next message, empty after half a second without one.
 
         Raises KafkaError, MessagingError.
         """
+        if self._returned:
+            record = self._returned.popleft()
+            record.deliveries += 1
+            return record
         if self._quiet_since is None:
             self._quiet_since = time.time()
         try:
@@ -126,18 +144,17 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # it has 
                 record = await self._consumer.getone()
         except TimeoutError:
             self._check_server()
-            return b"", _nothing
+            return Held(b"")
         except ConsumerStoppedError:
             raise TopicNotFoundError("the subscription has ended") from None
         self._quiet_since = None
         partition = TopicPartition(record.topic, record.partition)
         self._deliveries.take(partition, record.offset)
-        go_on = partial(self._let_go, partition, record.offset)
         message = record.value or b""
         if len(message) > MAX_MESSAGE_BYTES:
-            go_on()
+            self.let_go(partition, record.offset)
             raise PayloadTooLargeError(len(message))
-        return message, go_on
+        return _HeldRecord(self, partition, record.offset, message)
 
     async def close(self) -> None:
         """Write the positions, leave the group."""
@@ -151,6 +168,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # it has 
         """Write the positions before others begin there."""
         await self._commit()
         self._deliveries.forget()
+        self._returned.clear()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Write the positions that the group does not have."""
@@ -168,9 +186,23 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # it has 
             if not self._joined.done():
                 self._joined.set_result(None)
 
-    def _let_go(self, partition: TopicPartition, offset: int) -> None:
+    def let_go(self, partition: TopicPartition, offset: int) -> None:
+        """Have a message count as handled."""
         self._deliveries.let_go(partition, offset)
         self._moved.set()
+
+    def take_back(self, record: _HeldRecord) -> None:
+        """Have a message received once more, unless others have its partition now."""
+        if not self._deliveries.has(record.partition, record.offset):
+            return
+        if record.deliveries < MAX_DELIVERIES:
+            self._returned.append(record)
+            return
+        log.error(
+            "topic %s, partition %d: message %d is given up: %d guests that received it failed",
+            *(record.partition.topic, record.partition.partition, record.offset, MAX_DELIVERIES),
+        )
+        self.let_go(record.partition, record.offset)
 
     async def _keep_committing(self) -> None:
         while True:
@@ -204,5 +236,23 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # it has 
                 await self._consumer.stop()
 
 
-def _nothing() -> None:
-    """There is no message to hold."""
+class _HeldRecord(Held):
+    """A message, with what its consumer knows it by."""
+
+    __slots__ = ("_consumer", "deliveries", "offset", "partition")
+
+    def __init__(
+        self, consumer: TopicConsumer, partition: TopicPartition, offset: int, message: bytes
+    ) -> None:
+        super().__init__(message)
+        self._consumer = consumer
+        self.partition = partition
+        self.offset = offset
+        self.deliveries = 1
+        """The present one included."""
+
+    async def done(self) -> None:
+        self._consumer.let_go(self.partition, self.offset)
+
+    async def give_back(self) -> None:
+        self._consumer.take_back(self)
