@@ -118,7 +118,10 @@ def test_server_that_is_down(app: Image) -> None:
     async def main(port: int) -> None:
         origin = "http://{}:{}".format(*free_address())
         status, text = await ask(port, origin.replace("//", "//user:s3cret@"))
-        assert (status, text) == (418, f"4 {origin}: cannot connect: Connection refused".encode())
+        assert (status, text) == (
+            418,
+            f"4 GET {origin}: cannot connect: Connection refused".encode(),
+        )
 
     app.run(main)
 

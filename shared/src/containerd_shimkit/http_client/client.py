@@ -68,6 +68,10 @@ class RequestTimeoutError(RequestFailedError):
     """A server does not answer in time."""
 
 
+class CannotConnectError(RequestFailedError):
+    """There is no connection to a server."""
+
+
 class BodyTooLargeError(RequestFailedError):
     """A body exceeds what is kept in memory."""
 
@@ -175,9 +179,7 @@ class HttpClient:
                 ssl=context or True,
             )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            late = isinstance(exc, aiohttp.ServerTimeoutError | TimeoutError)
-            failure = RequestTimeoutError if late else RequestFailedError
-            raise failure(f"{method} {url.origin}: {_reason(exc)}") from None
+            raise _failure(exc)(f"{method} {url.origin}: {_reason(exc)}") from None
         if response.status < 200:  # what follows is another protocol, which nobody asked for
             response.close()
             raise RequestFailedError(f"{method} {url.origin}: the server changes the protocol")
@@ -248,6 +250,15 @@ def sendable(headers: Iterable[tuple[str, str]]) -> Headers:
             f"more than {_MAX_HEADERS} headers, or more than {_MAX_HEADER_BYTES} bytes of them"
         )
     return kept
+
+
+def _failure(exc: Exception) -> type[RequestFailedError]:
+    match exc:
+        case aiohttp.ServerTimeoutError() | TimeoutError():
+            return RequestTimeoutError
+        case aiohttp.ClientConnectorError() | aiohttp.ClientConnectorCertificateError():
+            return CannotConnectError
+    return RequestFailedError
 
 
 def _reason(exc: Exception) -> str:

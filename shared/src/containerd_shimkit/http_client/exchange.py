@@ -53,15 +53,24 @@ class HttpResponse:
     body: bytes = field(repr=False)
 
 
+def location_of(response: StreamedResponse) -> bytes | None:
+    """Return where a redirect leads, as the server says it; None if the response is none."""
+    if response.status not in _REDIRECTS:
+        return None
+    return next((value for name, value in response.headers if name == b"location"), None)
+
+
 def redirected(
     request: HttpRequest, url: OutboundUrl, response: StreamedResponse
 ) -> tuple[HttpRequest, OutboundUrl] | None:
-    """Return the request to make next, None if the response is the last one."""
-    status = response.status
-    location = next((value for name, value in response.headers if name == b"location"), None)
-    if status not in _REDIRECTS or location is None:
+    """Return the request to make next, None if the response is the last one.
+
+    So is a redirect that cannot be followed.
+    """
+    location = location_of(response)
+    if location is None:
         return None
-    keep = status in _KEEP_METHOD
+    keep = response.status in _KEEP_METHOD
     if keep and not isinstance(request.body, bytes):
         return None  # its body is gone
     try:

@@ -9,14 +9,7 @@ redirect.
 
 from __future__ import annotations
 
-import io
-import os
-import ssl
-from dataclasses import dataclass
 from typing import Final
-
-import aiohttp
-import yarl
 
 from containerd_shim_slight_v1.capabilities.context import AppContext, ConfigValueError
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError, NoCapabilityError
@@ -27,26 +20,22 @@ from containerd_shim_slight_v1.capabilities.http_client.allowed import (
 )
 from containerd_shim_slight_v1.slightfile.resources import HTTP_CLIENT
 from containerd_shimkit.hosts import HostError
-from containerd_shimkit.http.messages import FRAMING, header_fault
+from containerd_shimkit.http_client import client, urls
+from containerd_shimkit.http_client.client import Headers, OpenResponse, read_all
+from containerd_shimkit.http_client.exchange import (
+    MAX_REDIRECTS,
+    HttpRequest,
+    HttpResponse,
+    location_of,
+    redirected,
+)
+from containerd_shimkit.http_client.networks import Networks
+from containerd_shimkit.http_client.urls import OutboundUrl, parse_url
 from containerd_shimkit.tls import TlsConfigError
 
 ALLOWED_SETTING: Final = "SLIGHT_HTTP_CLIENT_ALLOWED_HOSTS"
 ALLOWED_CONFIG: Final = "ALLOWED_HOSTS"
 MAX_BODY_BYTES: Final = 64 << 20
-
-_CONNECT_SECONDS: Final = 10.0
-_IDLE_SECONDS: Final = 30.0
-_MAX_URL: Final = 16 << 10
-_MAX_REDIRECTS: Final = 10
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_MAX_HEADERS: Final = 1000
-_MAX_HEADER_BYTES: Final = 256 << 10
-_MAX_LINE_BYTES: Final = 64 << 10
-_CREDENTIALS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
-# A body of bytes would get a content type, and a request the client's name and wishes.
-_NOT_ADDED: Final = ("Accept-Encoding", "Content-Type", "User-Agent")
-
-Headers = list[tuple[str, str]]
 
 
 class HttpClientError(CapabilityError):
@@ -66,23 +55,13 @@ class HttpTimeoutError(HttpClientError):
 
 
 class HttpProtocolError(HttpClientError):
-    """The server's answer is no HTTP response, or not a whole one."""
+    """The request cannot be made, or the server's answer is no HTTP response, or not all of it."""
 
     case = "protocol-error"
 
 
 class HostNotAllowedError(NoCapabilityError):
     """The slightfile or the environment does not name the server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response with all of its body."""
-
-    status: int
-    headers: Headers
-    """Names in lower case."""
-    body: bytes
 
 
 class HttpClient:
@@ -93,44 +72,51 @@ class HttpClient:
         # Guests may change the environment that they see.
         self._by_environment = app.environment.get(ALLOWED_SETTING)
         self._allowed: list[AllowedHosts] | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._client: client.HttpClient | None = None
 
-    async def request(self, method: str, url: str, headers: Headers, body: bytes) -> Response:
+    async def request(self, method: str, url: str, headers: Headers, body: bytes) -> HttpResponse:
         """Return the response. Raises HttpClientError, NoCapabilityError."""
-        target, headers = _url(url), _sendable(headers)
-        for _ in range(_MAX_REDIRECTS + 1):
-            self._check(target)
-            response = await self._exchange(method, target, headers, body)
-            place = next((v for n, v in response.headers if n == "location"), None)
-            if response.status not in _REDIRECTS or place is None:
-                return response
-            new = _joined(target, place)
-            if new.origin() != target.origin():
-                headers = [pair for pair in headers if pair[0] not in _CREDENTIALS]
-            if response.status <= 303 and method not in ("GET", "HEAD"):
-                method, body = "GET", b""
-                headers = [pair for pair in headers if not pair[0].startswith("content-")]
-            headers = [pair for pair in headers if pair[0] != "host"]
-            target = new
-        raise HttpClientError(f"{_origin(target)}: more than {_MAX_REDIRECTS} redirects")
+        try:
+            return await self._request(HttpRequest(method, url, headers, body))
+        except urls.InvalidUrlError as exc:
+            raise InvalidUrlError(str(exc)) from None
+        except client.RequestTimeoutError as exc:
+            raise HttpTimeoutError(str(exc)) from None
+        except (client.CannotConnectError, client.BodyTooLargeError, TlsConfigError) as exc:
+            raise HttpClientError(str(exc)) from None
+        except (client.RequestError, client.RequestFailedError) as exc:
+            raise HttpProtocolError(str(exc)) from None
 
     async def close(self) -> None:
         """End every connection."""
-        if self._session is not None:
-            await self._session.close()
+        if self._client is not None:
+            await self._client.close()
 
-    def _check(self, url: yarl.URL) -> None:
+    async def _request(self, request: HttpRequest) -> HttpResponse:
+        url = parse_url(request.url)
+        for _ in range(MAX_REDIRECTS + 1):
+            self._check(url)
+            response = await self._exchange(request, url)
+            try:
+                following = redirected(request, url, response)
+                if following is None:
+                    return await _whole(response, url)
+            finally:
+                response.close()
+            request, url = following
+        raise HttpClientError(f"{url.origin}: more than {MAX_REDIRECTS} redirects")
+
+    def _check(self, url: OutboundUrl) -> None:
         """Raise HttpClientError or NoCapabilityError unless a server may be asked."""
         if self._allowed is None:
             self._allowed = self._read_allowed()
-        host, port = str(url.host), int(url.port or 0)
         try:
-            normal = normal_host(f"[{host}]" if ":" in host else host)
+            normal = normal_host(f"[{url.host}]" if ":" in url.host else url.host)
         except HostError as exc:
             raise InvalidUrlError(str(exc)) from None
-        if not all(allowed.allows(url.scheme, normal, port) for allowed in self._allowed):
+        if not all(allowed.allows(url.scheme, normal, url.port) for allowed in self._allowed):
             raise HostNotAllowedError(
-                f"{_origin(url)} is not among the allowed hosts: {ALLOWED_CONFIG} of the"
+                f"{url.origin} is not among the allowed hosts: {ALLOWED_CONFIG} of the"
                 f" slightfile's {HTTP_CLIENT}, {ALLOWED_SETTING} of the environment"
             )
 
@@ -151,115 +137,26 @@ class HttpClient:
         except AllowedHostsError as exc:
             raise ConfigValueError(f"{HTTP_CLIENT}: allowed hosts: {exc}") from None
 
-    async def _exchange(
-        self, method: str, url: yarl.URL, headers: Headers, body: bytes
-    ) -> Response:
-        tls = self._tls() if url.scheme == "https" else None
-        try:
-            async with self._connections().request(
-                method,
-                url,
-                headers=headers,
-                data=io.BytesIO(body) if body else None,
-                allow_redirects=False,
-                ssl=tls or True,
-            ) as response:
-                data = bytearray()
-                async for piece in response.content.iter_any():
-                    data += piece
-                    if len(data) > MAX_BODY_BYTES:
-                        raise HttpClientError(
-                            f"{_origin(url)}: the body has more than {MAX_BODY_BYTES} bytes"
-                        )
-                pairs = [
-                    (name.decode("latin-1").lower(), value.decode(errors="replace"))
-                    for name, value in response.raw_headers
-                ]
-                return Response(response.status, pairs, bytes(data))
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise _error(url, exc) from None
-
-    def _connections(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # A guest makes one call at a time: there are no more than requests in flight.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=_NOT_ADDED,
-                # What a request may take in all is the guest's deadline.
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                max_line_size=_MAX_LINE_BYTES,
-                max_field_size=_MAX_LINE_BYTES,
-                max_headers=_MAX_HEADERS,
-            )
-        return self._session
-
-    def _tls(self) -> ssl.SSLContext:
-        try:
-            return self._app.certificates.context()
-        except TlsConfigError as exc:
-            raise HttpClientError(str(exc)) from None
+    async def _exchange(self, request: HttpRequest, url: OutboundUrl) -> OpenResponse:
+        if self._client is None:
+            # A guest makes one call at a time: there are no more than requests in flight.
+            self._client = client.HttpClient(Networks())
+        headers = list(request.headers)
+        names = {name.lower() for name, _ in headers}
+        if url.authorization and "authorization" not in names:
+            headers.append(("authorization", url.authorization))
+        if "accept" not in names:
+            headers.append(("accept", "*/*"))
+        tls = self._app.certificates.context() if url.scheme == "https" else None
+        return await self._client.exchange(request.method, url, headers, request.body, tls)
 
 
-def _url(text: str) -> yarl.URL:
-    try:
-        url = yarl.URL(text) if len(text) <= _MAX_URL else None
-        if url is not None and url.scheme in ("http", "https") and url.host and url.port:
-            return url.with_fragment(None)
-    except ValueError:
-        pass
-    # It may hold a password.
-    raise InvalidUrlError(f"a URL is like https://example.com/path, with up to {_MAX_URL} bytes")
-
-
-def _joined(url: yarl.URL, place: str) -> yarl.URL:
-    try:
-        return _url(str(url.join(yarl.URL(place))))
-    except ValueError:
-        raise HttpProtocolError(f"{_origin(url)}: it redirects to what is no URL") from None
-
-
-def _sendable(headers: Headers) -> Headers:
-    """Return headers with names in lower case, without those of one connection."""
-    kept: Headers = []
-    size = 0
-    for name, value in headers:
-        encoded = name.lower().encode(errors="replace")
-        if header_fault(encoded, value.encode(errors="replace")) is not None:
-            raise HttpProtocolError(f"bad header {name[:80]!r}: it cannot be sent")
-        size += len(name) + len(value)
-        if encoded not in FRAMING and encoded != b"expect":
-            kept.append((name.lower(), value))
-    if len(kept) > _MAX_HEADERS or size > _MAX_HEADER_BYTES:
-        raise HttpProtocolError(
-            f"more than {_MAX_HEADERS} headers, or more than {_MAX_HEADER_BYTES} bytes of them"
-        )
-    return kept
-
-
-def _origin(url: yarl.URL) -> str:
-    return f"{url.scheme}://{url.host_subcomponent}:{url.port}"
-
-
-def _error(url: yarl.URL, exc: Exception) -> HttpClientError:
-    """Return the error for what aiohttp raises, whose messages show whole URLs."""
-    origin = _origin(url)
-    match exc:
-        case aiohttp.ConnectionTimeoutError() | aiohttp.ServerTimeoutError() | TimeoutError():
-            return HttpTimeoutError(f"{origin}: no connection in time")
-        case aiohttp.ClientConnectorCertificateError():
-            return HttpClientError(f"{origin}: the server's certificate is not accepted")
-        case aiohttp.ClientConnectorSSLError():
-            return HttpClientError(f"{origin}: the TLS handshake failed")
-        case aiohttp.ClientConnectorDNSError():
-            return HttpClientError(f"{origin}: the name leads nowhere")
-        case aiohttp.ClientConnectorError():
-            number = exc.os_error.errno
-            reason = os.strerror(number) if number else "no address answers"
-            return HttpClientError(f"{origin}: cannot connect: {reason}")
-        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
-            return HttpProtocolError(f"{origin}: the answer is no HTTP response, or ends too early")
-        case aiohttp.InvalidURL():
-            return InvalidUrlError(f"{origin}: the URL cannot be asked for")
-    return HttpProtocolError(f"{origin}: the connection was closed")
+async def _whole(response: OpenResponse, url: OutboundUrl) -> HttpResponse:
+    if location_of(response) is not None:
+        raise HttpProtocolError(f"{url.origin}: it redirects to what is no URL")
+    headers = [
+        (name.decode("latin-1"), value.decode(errors="replace")) for name, value in response.headers
+    ]
+    return HttpResponse(
+        response.status, headers, await read_all(response, MAX_BODY_BYTES, url.origin)
+    )
