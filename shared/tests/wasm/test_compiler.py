@@ -16,9 +16,10 @@ import pytest
 import wasmtime
 
 from containerd_shimkit.errors import EngineError, ModuleError
+from containerd_shimkit.linux.seccomp import seccomp_available
 from containerd_shimkit.testing.guests import GuestHost, compile_file, running_compiler
-from containerd_shimkit.wasm.cache import is_in_use
-from containerd_shimkit.wasm.compiler import MAX_WASM_BYTES, request_compiled
+from containerd_shimkit.wasm.cache import CompiledModuleCache, is_in_use
+from containerd_shimkit.wasm.compiler import MAX_WASM_BYTES, compile_cached, request_compiled
 from containerd_shimkit.wasm.module import Compile, load_compiled, open_wasm
 
 GOOD = bytes(wasmtime.wat2wasm('(module (func (export "seven") (result i32) (i32.const 7)))'))
@@ -222,7 +223,7 @@ def test_no_descriptor_is_left_open(compiler: Compile, tmp_path: Path) -> None:
 
 # Its report, instead of an error of the compiler's.
 IN_CHILD = """
-import grp, os, resource, signal, sys
+import grp, os, resource, signal, socket, sys
 from pathlib import Path
 import wasmtime
 from containerd_shimkit.wasm import compiler, engine
@@ -234,6 +235,9 @@ class Module:
 
 wasmtime.Module = Module
 writable = os.open(sys.argv[1], os.O_RDWR)
+"""
+
+COMPILE_IN_CHILD = """
 with open(sys.argv[1], "rb") as file:
     try:
         os.close(compiler.compile_cached(file.fileno(), CompiledModuleCache(Path(sys.argv[2]))))
@@ -243,9 +247,9 @@ print("parent", os.getresuid())
 """
 
 
-def in_child(tmp_path: Path, code: str) -> str:
+def in_child(tmp_path: Path, code: str, before: str = "") -> str:
     path = write(tmp_path / "good.wasm", GOOD)
-    program = IN_CHILD % code
+    program = IN_CHILD % code + before + COMPILE_IN_CHILD
     done = subprocess.run(
         [sys.executable, "-c", program, str(path), str(tmp_path / "cache")],
         capture_output=True,
@@ -268,19 +272,64 @@ def test_child_has_no_privileges(tmp_path: Path) -> None:
     assert "parent (0, 0, 0)" in report
 
 
-def test_child_has_limits(tmp_path: Path) -> None:
-    report = in_child(
-        tmp_path,
-        "raise wasmtime.WasmtimeError(repr([resource.getrlimit(limit)[0] for limit in "
-        "(resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_AS)]))",
+def test_child_has_limits() -> None:
+    """Which it cannot raise again."""
+    program = (
+        "import resource\n"
+        "from containerd_shimkit.wasm.compiler import _limit_resources\n"
+        "_limit_resources()\n"
+        "limits = resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_AS\n"
+        "print([resource.getrlimit(limit) for limit in limits])"
     )
-    assert f"[0, 600, {8 << 30}]" in report
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"[(0, 0), (600, 600), ({8 << 30}, {8 << 30})]\n"
+
+
+@pytest.mark.skipif(not seccomp_available(), reason="needs libseccomp")
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "open('/etc/passwd')",
+        "os.listdir('/')",
+        "os.stat('/')",
+        "socket.socket()",
+        "socket.socket(socket.AF_UNIX)",
+        "os.fork()",
+        "os.kill(os.getppid(), 0)",
+        "os.execv('/bin/true', ['true'])",
+        "os.pidfd_open(os.getppid())",
+        "resource.prlimit(os.getpid(), resource.RLIMIT_CPU)",
+        "os.memfd_create('x')",
+        "os.chroot('.')",
+    ],
+)
+def test_child_can_do_nothing_but_compute(tmp_path: Path, attempt: str) -> None:
+    report = in_child(tmp_path, attempt)
+    assert report.startswith(f"the compiler failed: {OSError(38, 'Function not implemented')!r}")
+
+
+@pytest.mark.root
+def test_child_has_no_files_without_libseccomp(tmp_path: Path) -> None:
+    """But for what the kernel says of its descriptors."""
+    attempt = "raise wasmtime.WasmtimeError(str(all(x.isdigit() for x in os.listdir('/'))))"
+    without = (
+        "import containerd_shimkit.linux.confinement as c; c.seccomp_available = lambda: False"
+    )
+    assert "does not compile: True" in in_child(tmp_path, attempt, without)
+
+
+def test_child_has_no_descriptors_but_its_own(tmp_path: Path) -> None:
+    report = in_child(tmp_path, "os.write(writable, b'x')")
+    assert report.startswith("the compiler failed: OSError(9, 'Bad file descriptor')")
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "the compiler was killed by signal 9"),
+        ("signal.raise_signal(signal.SIGKILL)", "the compiler was killed by signal 9"),
+        ("os.abort()", "the compiler was killed by signal 6"),
         ("raise MemoryError('all gone')", "the compiler failed: MemoryError('all gone')"),
         ("raise KeyboardInterrupt", "the compiler failed: KeyboardInterrupt()"),
         ("os._exit(3)", "the compiler ended with status 3"),
@@ -305,30 +354,39 @@ def test_output_cannot_be_changed_by_the_child_afterwards(tmp_path: Path) -> Non
     assert status.st_uid == os.geteuid()
 
 
-def test_what_is_hashed_is_what_is_compiled(tmp_path: Path) -> None:
+def test_what_is_hashed_is_what_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Changing the file in between must not put foreign code under a good module's key."""
-    code = f"""os.ftruncate(writable, 0)
-        raise wasmtime.WasmtimeError(str(data == {GOOD!r}))"""
-    assert in_child(tmp_path, code).startswith("does not compile: True")
+    path = write(tmp_path / "good.wasm", GOOD)
+    compiled = []
+
+    def change(data: bytes) -> int:
+        write(path, b"")
+        compiled.append(data)
+        return os.open(os.devnull, os.O_RDONLY)
+
+    monkeypatch.setattr("containerd_shimkit.wasm.compiler._compile_in_child", change)
+    with open(path, "rb") as file:
+        os.close(compile_cached(file.fileno(), CompiledModuleCache(tmp_path / "cache")))
+    assert compiled == [GOOD]
 
 
 # Several at once
 
 SLOW_COMPILER = """
-import os, socket, sys, time
+import os, sys
 from pathlib import Path
-import wasmtime
-from containerd_shimkit.wasm import compiler, engine
+from containerd_shimkit.wasm import compiler
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 
-real = wasmtime.Module
+real = compiler._compile_in_child
 
-class Module:
-    def __new__(cls, engine, data):
-        os.write(int(sys.argv[3]), b"c")
-        return real(engine, data)
+def compile_in_child(data):
+    os.write(int(sys.argv[3]), b"c")
+    return real(data)
 
-wasmtime.Module = Module
+compiler._compile_in_child = compile_in_child
 os.read(int(sys.argv[4]), 1)
 data = Path(sys.argv[1]).read_bytes()
 found = compiler.find_or_compile(data, CompiledModuleCache(Path(sys.argv[2])))

@@ -4,7 +4,7 @@ The container's init has no access to the cache and no business with the compile
 descriptor of a ``.wasm`` file over a socket pair and gets back the descriptor of the compiled
 one. The other end (``serve_compiler``) runs outside the container's cgroup, so that a CPU limit
 does not slow a first start. Compiling, which reads hostile bytes, is done by a process of its own
-without privileges.
+that can do nothing else (``confine``).
 
 A request is one message with one descriptor; the reply is ``b"ok"`` with one descriptor, or
 ``b"error: …"``.
@@ -22,12 +22,13 @@ import stat
 from typing import Final, NamedTuple
 
 from containerd_shimkit.errors import EngineError, ModuleError, ShimError
+from containerd_shimkit.forked import close_all_but
+from containerd_shimkit.linux.confinement import confine
 from containerd_shimkit.wasm.cache import CompiledModuleCache, Label
 
 MAX_WASM_BYTES: Final = 256 << 20
 _MAX_MESSAGE: Final = 4096
 _MFD_CLOEXEC: Final = 1  # linux/memfd.h
-_NOBODY: Final = 65534
 _COMPILER_MEMORY_BYTES: Final = 8 << 30  # address space, not memory
 _COMPILER_SECONDS: Final = 600
 
@@ -206,15 +207,18 @@ def _compile_and_exit(data: bytes, output: int, report: int) -> None:
     """Compile in a forked child. Never returns."""
     code = 1
     try:
-        _drop_privileges()
         import wasmtime
 
         from containerd_shimkit.wasm.engine import compiler_config
 
+        close_all_but(output, report)
+        _limit_resources()
+        confine()
         try:
             module = wasmtime.Module(wasmtime.Engine(compiler_config()), data)
-            with open(output, "wb", closefd=False) as file:
-                file.write(module.serialize())
+            code_left = memoryview(module.serialize())
+            while code_left:
+                code_left = code_left[os.write(output, code_left) :]
             code = 0
         except wasmtime.WasmtimeError as exc:
             os.write(report, _first_lines(str(exc)).encode()[:_MAX_MESSAGE])
@@ -225,7 +229,7 @@ def _compile_and_exit(data: bytes, output: int, report: int) -> None:
         os._exit(code)
 
 
-def _drop_privileges() -> None:
+def _limit_resources() -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: _COMPILER_SECONDS,
@@ -234,11 +238,7 @@ def _drop_privileges() -> None:
     for limit, value in limits.items():
         _, hard = resource.getrlimit(limit)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (bound, hard))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        resource.setrlimit(limit, (bound, bound))
 
 
 def _first_lines(text: str) -> str:
