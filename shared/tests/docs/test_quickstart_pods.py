@@ -29,7 +29,7 @@ BUILDS = re.compile(
 
 def follow(page: str, directory: Path, environment: dict[str, str]) -> list[Command]:
     """Write a page's files and build its image, to dist/greet.tar; return all its commands."""
-    all_commands = []
+    all_commands: list[Command] = []
     for block in blocks(page):
         if block.path:
             path = directory / block.path
