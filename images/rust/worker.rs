@@ -13,6 +13,8 @@
 //! The host writes the request to standard input as JSON, and reads the response from standard
 //! output.
 
+#![allow(dead_code)] // no worker needs all of it
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::{fmt::Write, iter::Peekable, str::Chars};
