@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,21 +15,69 @@ from containerd_shimkit.testing.kubernetes import Cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(400)]
 
-DEPLOYMENTS = Path(__file__).parents[3] / "deployments"
+ROOT = Path(__file__).parents[3]
+WORKLOADS = "deployments/workloads"
+RUNTIMES = f"{WORKLOADS}/runtime.yaml"
 HELLOS = {"spin": "Hello world from Spin!", "slight": "hello world!", "wws": "hello world!"}
 
 
 @pytest.fixture
-def workloads(cluster: Cluster) -> Iterator[Cluster]:
-    """The three Deployments, available."""
-    directory = str(DEPLOYMENTS / "workloads")
-    cluster.kubectl("apply", "--kustomize", directory)
+def empty(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster without runtime classes; commands run in the working copy."""
+    monkeypatch.chdir(ROOT)
+    cluster.kubectl("delete", "--filename", RUNTIMES)
     try:
-        cluster.wait("Available", "deployment", "--all")
         yield cluster
     finally:
-        cluster.kubectl("delete", "--kustomize", directory)
-        cluster.kubectl("apply", "--filename", f"{directory}/runtime.yaml")
+        cluster.kubectl("delete", "--ignore-not-found", "--kustomize", WORKLOADS)
+        cluster.kubectl("apply", "--filename", RUNTIMES)
+
+
+@pytest.fixture
+def workloads(empty: Cluster) -> Cluster:
+    """The three Deployments, available."""
+    empty.kubectl("apply", "--kustomize", WORKLOADS)
+    empty.wait("Available", "deployment", "--all")
+    return empty
+
+
+def test_readmes_picture_is_what_is_seen(empty: Cluster) -> None:
+    """Its commands print what it shows, but for random names, addresses and ages."""
+    commands = 0
+    for command, shown in read_picture(ROOT / "docs/pod.svg"):
+        program, *arguments = shlex.split(command)
+        if program == "curl":
+            address = empty.get("service", "wasm-spin")["spec"]["clusterIP"]
+            (url,) = arguments
+            seen = empty.curl(re.sub(r"//[^/]+/", f"//{address}/", url))
+        else:
+            assert program == "kubectl"
+            seen = empty.kubectl(*arguments)
+        assert without_chance(seen) == without_chance(shown), command
+        commands += 1
+    assert commands == 5
+
+
+def read_picture(path: Path) -> list[tuple[str, str]]:
+    """Return each command and what it printed, of a picture by ``shared/tools/picture.py``."""
+    found: list[tuple[str, str]] = []
+    for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text"):
+        text = "".join(element.itertext())
+        match element.get("class"):
+            case "command":
+                found.append((text, ""))
+            case None:
+                command, output = found[-1]
+                found[-1] = (command, f"{output}{text}\n")
+    return found
+
+
+def without_chance(text: str) -> list[str]:
+    """Return lines without what differs from time to time, and without the width of columns."""
+    text = re.sub(r"\b[a-z0-9]{8,10}-[a-z0-9]{5}\b", "NAME", text)
+    text = re.sub(r"\b\d+(m\d+)?s\b", "AGE", text)
+    text = re.sub(r"\b10\.96(\.\d+){2}\b", "ADDRESS", text)
+    return [" ".join(line.split()) for line in text.strip().splitlines()]
 
 
 def test_workloads_are_available_and_serve(workloads: Cluster) -> None:
