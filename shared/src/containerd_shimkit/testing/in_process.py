@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
@@ -24,6 +24,8 @@ from containerd_shimkit.wasm.module import Compile
 
 _SECONDS = 30.0
 """For an app to end."""
+_CLOSING_SECONDS = 5.0
+"""For the other ends of its TLS connections to close them, too."""
 
 Image = TypeVar("Image", bound="InProcessImage")
 
@@ -70,7 +72,7 @@ class InProcessImage:
     @asynccontextmanager
     async def serving(self, **env: str) -> AsyncIterator[int]:
         """Serve the app; yields the port of its first server."""
-        bound = len(self.sockets)
+        bound, others = len(self.sockets), _open_sockets()
         app, ready = self.prepare(**env), asyncio.Event()
         stop = self.stop = asyncio.Event()  # of one, where several are served
         engine = type(self).engine()
@@ -90,6 +92,7 @@ class InProcessImage:
                     assert await task == 0
         finally:
             engine.close(app)
+            await _closed_but(others)
 
     def run(self, main: Callable[[int], Coroutine[Any, Any, None]], **env: str) -> None:
         """Call ``main`` with the port of the served app, on the loop that containers have."""
@@ -105,6 +108,7 @@ class InProcessImage:
         """Run an app that ends by itself, or at once if told to ``stop``; return its exit code."""
 
         async def serve() -> int:
+            others = _open_sockets()
             app, self.stop = self.prepare(**env), asyncio.Event()
             engine = type(self).engine()
             try:
@@ -113,6 +117,7 @@ class InProcessImage:
                     return await engine.serve(app, self.stop.set if stop else _ignore, self.stop)
             finally:
                 engine.close(app)
+                await _closed_but(others)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())
@@ -164,3 +169,23 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compile]:
 
 def _ignore() -> None:
     pass
+
+
+def _open_sockets() -> set[str]:
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the directory's own
+            found.add(str(entry.readlink()))
+    return {target for target in found if target.startswith("socket:")}
+
+
+async def _closed_but(others: set[str]) -> None:
+    """Wait until an app's sockets are closed, or for as long as that may take.
+
+    It does not wait itself for the other ends of connections: its process ends. But uvloop warns of
+    those with TLS that are open when a loop is closed.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSING_SECONDS):
+            while _open_sockets() - others:  # noqa: ASYNC110 - the kernel tells nobody
+                await asyncio.sleep(0.01)
