@@ -25,7 +25,7 @@ def test_several_members_are_one_body() -> None:
     assert asyncio.run(read(*(whole[n : n + 1] for n in range(len(whole))))) == b"one, two"
 
 
-@pytest.mark.parametrize("data", [b"text", gzip.compress(b"text")[:-1]])
+@pytest.mark.parametrize("data", [b"text", gzip.compress(b"text")[:-1]], ids=["text", "cut off"])
 def test_what_is_no_gzip_fails(data: bytes) -> None:
     with pytest.raises(BadGzipError):
         asyncio.run(read(data))
