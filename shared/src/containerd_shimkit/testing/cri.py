@@ -462,13 +462,19 @@ def _mentions(text: str, ids: Sequence[str]) -> bool:
 
 @contextmanager
 def bridge_network(
-    daemon: Containerd, *, prefix_length: int = 28, host_ports: bool = False
+    daemon: Containerd,
+    *,
+    prefix_length: int = 28,
+    host_ports: bool = False,
+    default_route: bool = False,
 ) -> Iterator[ipaddress.IPv4Address]:
     """Give the pods of a daemon addresses that its node reaches, on a bridge of their own.
 
     The daemon runs and has no network yet. Yields the node's address on the bridge. Neither
     forwarding nor a firewall rule is touched, but for host_ports: then the daemon has to be in a
     network namespace of its own.
+
+    default_route: pods send to the node what is for others.
     """
     # A part of the range for measurements (RFC 2544), which no network uses.
     whole = ipaddress.IPv4Network("198.18.0.0/15")
@@ -484,6 +490,7 @@ def bridge_network(
                 "type": "host-local",
                 "dataDir": str(daemon.directory / "cni-addresses"),
                 "ranges": [[{"subnet": str(subnet), "gateway": str(gateway)}]],
+                "routes": [{"dst": "0.0.0.0/0"}] if default_route else [],
             },
         }
     ]

@@ -52,6 +52,7 @@ _TUNABLES: Final = {
     "/proc/sys/kernel/keys/root_maxkeys": "1000000",
     "/proc/sys/kernel/keys/root_maxbytes": "25000000",
 }
+_KEEP: Final = "echo ready; exec sleep infinity"
 # What has a fixed place on a node, kubelet's devices and CNI's results among it, is the node's own.
 _MAKE_NODE: Final = r"""
 set -e
@@ -61,8 +62,6 @@ for file in $TUNABLES; do
     if [ -e "$file" ]; then mount --bind "$PLACE/tunables/$(basename "$file")" "$file"; fi
 done
 ip link set lo up
-echo ready
-exec sleep infinity
 """
 
 
@@ -442,9 +441,7 @@ def running_cluster(
         pytest.skip(f"needs {BUSYBOX}: apt-get install busybox-static")
     program = containerd_program(version, root)
     with ExitStack() as stack:
-        pid = stack.enter_context(_node_namespaces(directory / "node"))
-        pods = directory / "pods"
-        pods.mkdir()
+        pid = stack.enter_context(_namespaces())
         daemon = stack.enter_context(
             running_containerd(
                 directory / "containerd",
@@ -455,30 +452,40 @@ def running_cluster(
                 netns=Path(f"/proc/{pid}/ns/net"),
             )
         )
+        yield stack.enter_context(cluster_of(daemon, pid, directory, programs))
+
+
+@contextmanager
+def cluster_of(
+    daemon: Containerd, node_pid: int, directory: Path, programs: Path
+) -> Iterator[Cluster]:
+    """Yield a cluster whose node has this containerd, which runs.
+
+    node_pid: of a process in the node's network and mount namespaces, which are its own.
+    directory: for files.  programs: where Kubernetes' are.
+    """
+    pods, place = directory / "pods", directory / "cluster"
+    pods.mkdir()
+    place.mkdir()
+    _make_node(node_pid, directory / "places")
+    with ExitStack() as stack:
         cri = stack.enter_context(Cri(daemon, pods))
         cri.import_busybox()
-        address = stack.enter_context(bridge_network(daemon, prefix_length=24))
-        _route_services(daemon, pid)
-        place = directory / "cluster"
-        place.mkdir()
-        cluster = Cluster(place, cri, pid, str(address), programs)
+        network = bridge_network(daemon, prefix_length=24, default_route=True)
+        address = stack.enter_context(network)
+        _route_services(daemon, node_pid)
+        cluster = Cluster(place, cri, node_pid, str(address), programs)
         stack.callback(cluster.stop)
         cluster.run()
         yield cluster
 
 
 @contextmanager
-def _node_namespaces(place: Path) -> Iterator[int]:
-    """Yield a process in a network and a mount namespace of the node's own."""
-    for name in ("log", "lib/kubelet", "tunables"):
-        (place / name).mkdir(parents=True)
-    for path, value in _TUNABLES.items():
-        (place / "tunables" / Path(path).name).write_text(f"{value}\n")
-    environment = os.environ | {"PLACE": str(place), "TUNABLES": " ".join(_TUNABLES)}
-    command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _MAKE_NODE]
+def _namespaces() -> Iterator[int]:
+    """Yield a process in a network and a mount namespace of its own."""
+    command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEP]
     with subprocess.Popen(
         command,
-        env=environment,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
     ) as keeper:
@@ -488,6 +495,17 @@ def _node_namespaces(place: Path) -> Iterator[int]:
             yield keeper.pid
         finally:
             keeper.kill()
+
+
+def _make_node(pid: int, place: Path) -> None:
+    """Give the node's mount namespace what Kubernetes wants of a node."""
+    for name in ("log", "lib/kubelet", "tunables"):
+        (place / name).mkdir(parents=True)
+    for path, value in _TUNABLES.items():
+        (place / "tunables" / Path(path).name).write_text(f"{value}\n")
+    environment = os.environ | {"PLACE": str(place), "TUNABLES": " ".join(_TUNABLES)}
+    enter = ["nsenter", f"--target={pid}", "--net", "--mount", "--"]
+    subprocess.run([*enter, "sh", "-c", _MAKE_NODE], env=environment, check=True, timeout=20)
 
 
 def _containerd_on_node(directory: Path, pid: int, program: str) -> str:

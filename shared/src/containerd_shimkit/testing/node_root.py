@@ -169,12 +169,14 @@ def binary(shim: str) -> str:
 
 @contextmanager
 def running_node(
-    directory: Path, layout: Layout, program: str, size: str = "1g"
+    directory: Path, layout: Layout, program: str, size: str = "1g", *, own_network: bool = False
 ) -> Iterator[NodeRoot]:
+    """Yield a node with a running containerd. program: containerd's.  size: of its disk."""
     place = directory / "node"
     place.mkdir(parents=True)
     environment = os.environ | {"PLACE": str(place), "SIZE": size}
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MAKE_ROOT]
+    network = ["--net"] if own_network else []
+    command = ["unshare", *network, "--mount", "--propagation", "private", "sh", "-c", MAKE_ROOT]
     with (
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as keeper,
         ExitStack() as stack,
@@ -188,7 +190,8 @@ def running_node(
         for name in ("request", "answer"):
             os.mkfifo(talk / name)
         node.prepare()
-        node.daemon = _daemon(directory, node)
+        netns = Path(f"/proc/{node.pid}/ns/net") if own_network else None
+        node.daemon = _daemon(directory, node, netns)
         server = threading.Thread(target=node.serve_restarts)
         server.start()
         stack.callback(server.join)
@@ -197,7 +200,7 @@ def running_node(
             yield node
 
 
-def _daemon(directory: Path, node: NodeRoot) -> NodeContainerd:
+def _daemon(directory: Path, node: NodeRoot, netns: Path | None) -> NodeContainerd:
     programs = directory / "programs"
     programs.mkdir()
     (programs / "none").mkdir()
@@ -214,7 +217,11 @@ def _daemon(directory: Path, node: NodeRoot) -> NodeContainerd:
     )
     wrapper.chmod(0o755)
     daemon = NodeContainerd(
-        directory / "containerd", shim_dir=programs / "none", binary=str(wrapper), cri=True
+        directory / "containerd",
+        shim_dir=programs / "none",
+        binary=str(wrapper),
+        cri=True,
+        netns=netns,
     )
     daemon.node = node
     return daemon
