@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from containerd_shim_slight_v1.capabilities.errors import CapabilityError
 from containerd_shim_slight_v1.slightfile.model import Capability, SlightFile
 from containerd_shimkit.tls import TrustedCertificates
-
-if TYPE_CHECKING:
-    from containerd_shim_slight_v1.capabilities.configs.base import ConfigsBackend
 
 _URL: Final = re.compile(
     r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?"
@@ -21,6 +18,13 @@ _URL: Final = re.compile(
 
 class ConfigValueError(CapabilityError):
     """A config has no value that can be used."""
+
+
+class ConfigStore(Protocol):
+    """What is asked of a store of configs here."""
+
+    async def get(self, key: str) -> bytes:
+        """Return a value. Raises CapabilityError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class BackendContext:
     """What one backend gets."""
 
     def __init__(
-        self, app: AppContext, capability: Capability, stores: Mapping[str, ConfigsBackend]
+        self, app: AppContext, capability: Capability, stores: Mapping[str, ConfigStore]
     ) -> None:
         """stores: where values of configs are, by ``ConfigReference.store``."""
         self.app = app

@@ -9,15 +9,28 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final, Protocol
 
 from containerd_shimkit.node.places import BASE_TEMPLATE
 from containerd_shimkit.testing.k3s import render_k3s_template
 
-if TYPE_CHECKING:
-    from containerd_shimkit.testing.node_root import NodeRoot
 
-Action = Callable[["NodeRoot", str], None]
+class NodeFiles(Protocol):
+    """The files of a node, by paths relative to its root."""
+
+    @property
+    def root(self) -> Path:
+        """As this process sees it."""
+
+    def read(self, path: str) -> str | None:
+        """Return a file's text, None if it is not there."""
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file, and make its directories."""
+
+
+Action = Callable[[NodeFiles, str], None]
 
 _CRI: Final = 'plugins."io.containerd.grpc.v1.cri"'
 RUNC: Final = f"""\
@@ -41,7 +54,7 @@ RKE2: Final = "var/lib/rancher/rke2/agent/etc/containerd"
 MICROK8S: Final = "var/snap/microk8s/current/args"
 
 
-def _nothing(node: NodeRoot, base: str) -> None:
+def _nothing(node: NodeFiles, base: str) -> None:
     """Nothing is to be done."""
 
 
@@ -75,7 +88,7 @@ def _ordinary(runtimes: str, **more: str) -> Layout:
     )
 
 
-def _version_1(node: NodeRoot, base: str) -> None:
+def _version_1(node: NodeFiles, base: str) -> None:
     text = base.replace("version = 2\n", "").replace(_CRI, "plugins.cri")
     node.write("etc/containerd/config.toml", text)
 
@@ -83,7 +96,7 @@ def _version_1(node: NodeRoot, base: str) -> None:
 def _k3s_like(name: str, data: str, unit: str, *, template: str | None = None) -> Layout:
     config, tmpl = f"{data}/config.toml", f"{data}/config.toml.tmpl"
 
-    def render(node: NodeRoot, base: str) -> None:
+    def render(node: NodeFiles, base: str) -> None:
         found = {
             shim: f"io.containerd.{shim}.v1"
             for shim in ("slight", "wws")  # of ours those that current k3s knows
@@ -92,7 +105,7 @@ def _k3s_like(name: str, data: str, unit: str, *, template: str | None = None) -
         text = node.read(tmpl) or BASE_TEMPLATE
         node.write(config, render_k3s_template(text, base, found))
 
-    def lay_out(node: NodeRoot, base: str) -> None:
+    def lay_out(node: NodeFiles, base: str) -> None:
         if template is not None:
             node.write(tmpl, template)
         render(node, base)
@@ -111,12 +124,12 @@ def _k3s_like(name: str, data: str, unit: str, *, template: str | None = None) -
 def _microk8s() -> Layout:
     template, config = f"{MICROK8S}/containerd-template.toml", f"{MICROK8S}/containerd.toml"
 
-    def render(node: NodeRoot, base: str) -> None:
+    def render(node: NodeFiles, base: str) -> None:
         text = node.read(template)
         assert text is not None
         node.write(config, text.replace("${SNAPSHOTTER}", "overlayfs"))
 
-    def lay_out(node: NodeRoot, base: str) -> None:
+    def lay_out(node: NodeFiles, base: str) -> None:
         node.write(template, f'{base}[{_CRI}.containerd]\n  snapshotter = "${{SNAPSHOTTER}}"\n')
         render(node, base)
 
@@ -133,7 +146,7 @@ def _microk8s() -> Layout:
 def _k0s() -> Layout:
     main, added = "etc/k0s/containerd.toml", "etc/k0s/containerd.d/containerd-wasm-shims.toml"
 
-    def render(node: NodeRoot, base: str) -> None:
+    def render(node: NodeFiles, base: str) -> None:
         """Put additions into what containerd reads, as k0s does with those for CRI."""
         text = node.read(added) or ""
         tomllib.loads(text)
