@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from containerd_shimkit.oci.archive import ImageFile
 from containerd_shimkit.testing.apps import eventually
-from containerd_shimkit.testing.cri import NAMESPACE, Cri
+from containerd_shimkit.testing.cri import NAMESPACE, Cri, CriError
 from containerd_shimkit.testing.fixtures import each_containerd
 from containerd_shimkit.testing.kube_pods import COMMAND_IMAGE, EMPTY_IMAGE, PROBE_IMAGE, TRAP_IMAGE
 from containerd_shimkit.testing.kubernetes import Cluster, running_cluster
@@ -45,7 +48,18 @@ environment = { MODE = "MODES" }
 """
 
 
-@pytest.fixture(scope="session", params=each_containerd("kubernetes"))
+def each_pod_maker() -> list[ParameterSet]:
+    """Return version and sandboxer of each way in which pods are made."""
+    found = [
+        pytest.param((*each.values, "podsandbox"), id=each.id, marks=each.marks)
+        for each in each_containerd("kubernetes")
+    ]
+    if os.environ.get("TEST_CONTAINERD", "2.4") == "2.4":
+        found.append(pytest.param(("2.4", "shim"), id="2.4-shim"))
+    return found
+
+
+@pytest.fixture(scope="session", params=each_pod_maker())
 def running(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -54,7 +68,7 @@ def running(
 ) -> Iterator[Cluster]:
     """A cluster that knows all images, and the runtime classes."""
     directory, root = tmp_path_factory.mktemp("kubernetes"), request.config.rootpath
-    with running_cluster(directory, root, shim_dir, shims_home, request.param) as cluster:
+    with running_cluster(directory, root, shim_dir, shims_home, *request.param) as cluster:
         _import_images(cluster.cri, root)
         cluster.kubectl("apply", "--filename", str(root / "deployments/workloads/runtime.yaml"))
         yield cluster
@@ -91,9 +105,18 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
         running.kubectl("delete", KINDS, "--selector=of=test")
 
     def nothing_is_left() -> bool:
-        # What CRI still lists has ended: kubelet removes it once a minute.
+        remove_ended_pods(running.cri)
         left = [*running.pod_cgroups(), *map(str, running.shims())]
         assert not left, left
         return True
 
     eventually(nothing_is_left, "nothing is left", 60.0)
+
+
+def remove_ended_pods(cri: Cri) -> None:
+    """Do what kubelet does once a minute: until then the sandbox API keeps the shims of pods."""
+    for pod_id in cri.pod_ids():
+        pod = cri.adopt(pod_id, "/of-kubelet")
+        with suppress(CriError):  # kubelet may have been quicker
+            if not cri.pod_is_ready(pod):
+                cri.remove_pod(pod)

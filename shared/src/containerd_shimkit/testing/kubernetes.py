@@ -431,9 +431,14 @@ def need_kubernetes(root: Path) -> Path:
 
 @contextmanager
 def running_cluster(
-    directory: Path, root: Path, shim_dir: Path, shims_home: Path, version: str
+    directory: Path,
+    root: Path,
+    shim_dir: Path,
+    shims_home: Path,
+    version: str,
+    sandboxer: str = "podsandbox",
 ) -> Iterator[Cluster]:
-    """Yield a cluster of one node. version: of containerd, see ``fixtures.VERSIONS``."""
+    """Yield a cluster of one node. version, sandboxer: of containerd, see ``running_cri``."""
     programs = need_kubernetes(root)
     for kind in ("spin", "slight", "wws"):
         need_shim(shim_dir, kind)
@@ -449,6 +454,7 @@ def running_cluster(
                 shims_home,
                 binary=_containerd_on_node(directory / "programs", pid, program),
                 cri=True,
+                sandboxer=sandboxer,
                 netns=Path(f"/proc/{pid}/ns/net"),
             )
         )
