@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
+from containerd_shimkit import compiling
 from containerd_shimkit.certificates import BUNDLES
 from containerd_shimkit.errors import ShimError
 from containerd_shimkit.linux import confinement, seccomp
 from containerd_shimkit.linux.capabilities import plan_sets
 from containerd_shimkit.linux.cgroups import open_cgroup
 from containerd_shimkit.testing import BundleBuilder, in_clean_process, running_service
-from containerd_shimkit.wasm import compiler
 
 pytestmark = pytest.mark.root
 
@@ -377,7 +377,7 @@ async def test_compiler_is_outside_of_the_container(tmp_path: Path, namespace: s
         (tmp_path / "compiler").write_text(json.dumps(seen))
         confine()
 
-    compiler.confine = spy  # type: ignore[attr-defined]
+    compiling.confine = spy  # type: ignore[attr-defined]
     async with running_service(namespace) as running:
         bundle = builder(
             tmp_path, namespace, env={"STUB_COMPILE": "/app.wasm"}, files={"app.wasm": WASM}

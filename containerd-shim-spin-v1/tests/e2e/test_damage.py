@@ -333,7 +333,7 @@ PEAK_OF_COMPILING = """
 import os, resource, sys
 from pathlib import Path
 from containerd_shimkit.wasm.cache import CompiledModuleCache
-from containerd_shimkit.wasm.compiler import find_or_compile
+from containerd_shimkit.compiling import find_or_compile
 find_or_compile(Path(sys.argv[1]).read_bytes(), CompiledModuleCache(Path(sys.argv[2])))
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)
 """

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from containerd_shimkit.compiling import find_or_compile
 from containerd_shimkit.errors import ModuleError, NotFoundError, ShimError
 from containerd_shimkit.images import DEFAULT_ADDRESS, ContainerdImage
 from containerd_shimkit.oci.modules import BlobSource, WasmFile, find_modules, open_layout
 from containerd_shimkit.runtime import ShimKind, cache_directory, cache_max_bytes
 from containerd_shimkit.wasm.cache import CompiledModuleCache
-from containerd_shimkit.wasm.compiler import find_or_compile
 
 _NAMESPACES: Final = ("k8s.io", "default")
 _ADDRESS_SPACE_BYTES: Final = 2 << 30  # ours; the compiler's process sets its own limit

@@ -32,6 +32,7 @@ from setproctitle import setproctitle
 
 from containerd_shimkit import init, pause
 from containerd_shimkit.certificates import open_bundle
+from containerd_shimkit.compiling import serve_compiler
 from containerd_shimkit.control import Control, SandboxRequest
 from containerd_shimkit.engine import Engine
 from containerd_shimkit.errors import (
@@ -67,7 +68,6 @@ from containerd_shimkit.oci.spec import Spec
 from containerd_shimkit.runtime import ShimKind, cache_directory, cache_max_bytes
 from containerd_shimkit.stdio import Stdio
 from containerd_shimkit.wasm.cache import CompiledModuleCache
-from containerd_shimkit.wasm.compiler import serve_compiler
 
 
 def fork_stage(request: SandboxRequest, shim_end: socket.socket, our_end: socket.socket) -> int:

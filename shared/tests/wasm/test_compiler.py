@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import wasmtime
 
+from containerd_shimkit.compiling import MAX_WASM_BYTES, compile_cached
 from containerd_shimkit.errors import EngineError, ModuleError
 from containerd_shimkit.linux.seccomp import seccomp_available
 from containerd_shimkit.testing.guests import GuestHost, compile_file, running_compiler
 from containerd_shimkit.wasm.cache import CompiledModuleCache, is_in_use
-from containerd_shimkit.wasm.compiler import MAX_WASM_BYTES, compile_cached, request_compiled
+from containerd_shimkit.wasm.compiler import request_compiled
 from containerd_shimkit.wasm.module import Compile, load_compiled, open_wasm
 
 GOOD = bytes(wasmtime.wat2wasm('(module (func (export "seven") (result i32) (i32.const 7)))'))
@@ -226,7 +227,7 @@ IN_CHILD = """
 import grp, os, resource, signal, socket, sys
 from pathlib import Path
 import wasmtime
-from containerd_shimkit.wasm import compiler, engine
+from containerd_shimkit import compiling
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 
 class Module:
@@ -240,8 +241,8 @@ writable = os.open(sys.argv[1], os.O_RDWR)
 COMPILE_IN_CHILD = """
 with open(sys.argv[1], "rb") as file:
     try:
-        os.close(compiler.compile_cached(file.fileno(), CompiledModuleCache(Path(sys.argv[2]))))
-    except compiler.ModuleError as exc:
+        os.close(compiling.compile_cached(file.fileno(), CompiledModuleCache(Path(sys.argv[2]))))
+    except compiling.ModuleError as exc:
         print(exc)
 print("parent", os.getresuid())
 """
@@ -276,7 +277,7 @@ def test_child_has_limits() -> None:
     """Which it cannot raise again."""
     program = (
         "import resource\n"
-        "from containerd_shimkit.wasm.compiler import _limit_resources\n"
+        "from containerd_shimkit.compiling import _limit_resources\n"
         "_limit_resources()\n"
         "limits = resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_AS\n"
         "print([resource.getrlimit(limit) for limit in limits])"
@@ -366,7 +367,7 @@ def test_what_is_hashed_is_what_is_compiled(
         compiled.append(data)
         return os.open(os.devnull, os.O_RDONLY)
 
-    monkeypatch.setattr("containerd_shimkit.wasm.compiler._compile_in_child", change)
+    monkeypatch.setattr("containerd_shimkit.compiling._compile_in_child", change)
     with open(path, "rb") as file:
         os.close(compile_cached(file.fileno(), CompiledModuleCache(tmp_path / "cache")))
     assert compiled == [GOOD]
@@ -377,19 +378,19 @@ def test_what_is_hashed_is_what_is_compiled(
 SLOW_COMPILER = """
 import os, sys
 from pathlib import Path
-from containerd_shimkit.wasm import compiler
+from containerd_shimkit import compiling
 from containerd_shimkit.wasm.cache import CompiledModuleCache
 
-real = compiler._compile_in_child
+real = compiling._compile_in_child
 
 def compile_in_child(data):
     os.write(int(sys.argv[3]), b"c")
     return real(data)
 
-compiler._compile_in_child = compile_in_child
+compiling._compile_in_child = compile_in_child
 os.read(int(sys.argv[4]), 1)
 data = Path(sys.argv[1]).read_bytes()
-found = compiler.find_or_compile(data, CompiledModuleCache(Path(sys.argv[2])))
+found = compiling.find_or_compile(data, CompiledModuleCache(Path(sys.argv[2])))
 print(os.fstat(found.descriptor).st_ino, found.is_cached)
 """
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import wasmtime
 from containerd_shimkit.wasm import engine
 from containerd_shimkit.wasm.cache import CompiledModuleCache
-from containerd_shimkit.wasm.compiler import serve_compiler
+from containerd_shimkit.compiling import serve_compiler
 serve_compiler(socket.socket(fileno=int(sys.argv[1])), CompiledModuleCache(Path(sys.argv[2])))
 """
 

@@ -55,7 +55,8 @@ def running_mariadb(
             *(install, "--no-defaults", f"--datadir={server.directory / 'data'}"),
             *("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"),
             *("--innodb-flush-method=nosync", "--innodb-log-file-size=16M"),
-            "--innodb-use-native-aio=0",
+            # Each removes what others have for a moment in a directory that they share.
+            *("--innodb-use-native-aio=0", f"--tmpdir={server.directory}"),
         )
         if certificate is not None:
             chain, key = certificate
