@@ -25,8 +25,8 @@ class Kind:
     name: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    """``{number}`` in a value is another number in each request."""
     body: str = ""
+    """``{number}`` here, or in a header's value, is another number in each request."""
     status: int | None = 200
     """None: the client leaves while the guest waits."""
     answer: str | None = None
@@ -169,7 +169,8 @@ def _key_value() -> list[Kind]:
         *calls, answer = lines
         return Kind(f"key-value, {name}", path, body="\n".join(calls), status=status, answer=answer)
 
-    uses = ("set k v", "get k", "exists k", "delete k")
+    # A key of its own: there is one store for all, and others delete theirs meanwhile.
+    uses = ("set k{number} v", "get k{number}", "exists k{number}", "delete k{number}")
     done = "ok\n'v'\nyes\nok"
     return [
         ask("file ok", "open default", "set shared v", "exists shared", "0\nok\nyes"),

@@ -98,8 +98,9 @@ async def keep_asking(host: str, port: int, kinds: Sequence[Kind], until: float)
 
 
 def _data(kind: Kind) -> bytes:
-    body = kind.body.encode()
+    number = str(next(_numbers))
+    body = kind.body.replace("{number}", number).encode()
     headers = {"host": "test", "content-length": str(len(body))} | dict(kind.headers)
     lines = [f"POST {kind.path} HTTP/1.1", *(f"{n}: {v}" for n, v in headers.items()), "", ""]
-    head = "\r\n".join(lines).replace("{number}", str(next(_numbers)))
+    head = "\r\n".join(lines).replace("{number}", number)
     return head.encode() + body
