@@ -39,3 +39,8 @@ def test_forks_put_new_objects_on_pages_of_their_own() -> None:
     as_it_was, sealed = dirty_kilobytes("as it was"), dirty_kilobytes("sealed")
     assert as_it_was > 4000
     assert sealed < as_it_was - 3000
+
+
+def test_the_collector_is_on_for_what_comes_after() -> None:
+    code = "import gc; from containerd_shimkit.prefork import seal; gc.disable(); seal(); "
+    subprocess.run([sys.executable, "-c", code + "assert gc.isenabled()"], timeout=60, check=True)

@@ -29,7 +29,8 @@ _HEAP_SIZES: Final = (*(1 << shift for shift in range(20, 10, -1)), *range(1032,
 def seal() -> None:
     """Prepare this process, which has imported everything, for its forks.
 
-    What exists now will live as long as the process and be left alone by the garbage collector.
+    What exists now will live as long as the process and be left alone by the garbage collector,
+    which is on from here, whether it was or not.
     """
     gc.collect()
     if can_immortalize():
@@ -37,6 +38,7 @@ def seal() -> None:
     _fill_small_blocks()
     _fill_heap()
     gc.freeze()
+    gc.enable()
 
 
 def can_immortalize() -> bool:
