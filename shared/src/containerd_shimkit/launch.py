@@ -6,7 +6,6 @@ and ``delete`` to the zygote. It executes this where there is no zygote yet, or 
 
 from __future__ import annotations
 
-import gc
 import sys
 
 from containerd_shimkit.runtime import ShimKind
@@ -19,6 +18,8 @@ def main(kind: ShimKind, build_id: str | None) -> int:
     """
     arguments = sys.argv[1:]
     if build_id is not None and arguments == ["zygote"]:
+        import gc
+
         gc.disable()  # a tenth of the time of its imports, for little; ``seal`` makes up for it
         from containerd_shimkit.zygote import serve_zygote
 
