@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from containerd_shimkit.testing.apps import free_address
-from containerd_shimkit.testing.http import fetch
+from containerd_shimkit.testing.http import connected, fetch, head
 from containerd_shimkit.testing.servers.etcd import running_etcd
-from containerd_shimkit.testing.servers.http import answering, http_server, response
+from containerd_shimkit.testing.servers.http import Received, answering, http_server, response
 from containerd_shimkit.testing.servers.process import Server
 
 Image = Any  # of conftest.py
@@ -120,6 +120,43 @@ def test_many_wait_at_once(app: Image) -> None:
             await asyncio.gather(*map(guest.unlock, await asyncio.gather(*waiting)))
 
     app.run(main, SLIGHT_MAX_INSTANCE_COUNT="400")
+
+
+def test_lock_that_the_server_gives_and_does_not_say_so(image: Image, etcd: Server) -> None:
+    """etcd 3.4 does so when many wait: it misses that the lock before has ended."""
+    image.guest("locking")
+    address = free_address()
+    image.slightfile(slightfile("http://{}:{}".format(*address)))
+    host, _, etcd_port = etcd.address.rpartition(":")
+    ended: asyncio.Queue[None] = asyncio.Queue()  # requests for locks
+
+    async def pass_on(request: Received, writer: asyncio.StreamWriter) -> bool:
+        asked = [("content-length", str(len(request.body)))]
+        async with connected(int(etcd_port), host) as connection:
+            await connection.send(head(request.method, request.target, asked) + request.body)
+            if request.target == "/v3/lock/lock":
+                await request.gone()
+                ended.put_nowait(None)
+                return False
+            answer = await connection.response()
+        writer.write(response(answer.status, answer.body))
+        return True
+
+    async def main(port: int) -> None:
+        guest = Guest(port)
+        async with http_server(pass_on, address=address):
+            key = await guest.lock(b"not said", "30")
+            waiting = asyncio.create_task(guest.lock(b"not said", "30"))
+            done, _ = await asyncio.wait((waiting,), timeout=3)
+            assert not done
+            assert ended.empty()
+            await guest.unlock(key)
+            async with asyncio.timeout(20):
+                await ended.get()
+                await guest.unlock(await waiting)
+                await ended.get()
+
+    image.run(main)
 
 
 @pytest.mark.parametrize("key", [b"", b"nothing", b"/", b"name/xyz", b"x" * 200_000 + b"/1"])

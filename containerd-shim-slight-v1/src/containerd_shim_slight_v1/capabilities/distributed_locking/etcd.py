@@ -6,6 +6,10 @@ A lock belongs to a lease, which is kept alive while it is waited for. From when
 lasts as long as the guest says, or a minute, which is what etcd does where nobody says. Its key is
 ``NAME/LEASE``. Whoever is cut off while waiting gives the lease back.
 
+Where many wait, etcd 3.4 now and then misses that the lock before has ended, and does not answer
+whose turn it is. So who waits looks for it as well: the lock is that of the oldest key. The request
+goes on until the lock has ended, since etcd takes a lock back when its asker leaves.
+
 Source: etcd 3.4 api/v3/v3lock, Documentation/dev-guide/api_grpc_gateway.md; SpiderLightning 0.5
 crates/distributed-locking/src/providers/etcd.rs.
 """
@@ -40,6 +44,7 @@ _MAX_SECONDS: Final = 9_000_000_000  # etcd's
 _MAX_NAME_BYTES: Final = 64 << 10
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _CALL_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 2.0
 _UNAVAILABLE: Final = 14  # of gRPC: it is about to end
 # Another key of the server's is not a lock, and nothing that a guest may remove.
 _KEY: Final = re.compile(rb".*/[0-9a-f]{1,16}", re.DOTALL)
@@ -52,6 +57,8 @@ class Backend(LockingBackend):
         super().__init__(context)
         self._session: aiohttp.ClientSession | None = None
         self._revoking: set[asyncio.Task[None]] = set()
+        self._unanswered: dict[bytes, asyncio.Task[dict[str, Any]]] = {}
+        """Requests for the locks with these keys, which are given."""
 
     async def lock(self, name: bytes, seconds: int | None = None) -> bytes:
         seconds = _DEFAULT_SECONDS if seconds is None else seconds
@@ -67,16 +74,49 @@ class Backend(LockingBackend):
             granting.add_done_callback(self._revoke_granted)
             raise
         keeping = asyncio.create_task(self._keep_alive(lease, seconds))
+        call = self._call("lock/lock", {"name": _encoded(name), "lease": lease}, None)
+        asking = asyncio.create_task(call)
+        asking.add_done_callback(_see)
         try:
-            answer = await self._call("lock/lock", {"name": _encoded(name), "lease": lease}, None)
-            key = _decoded(answer.get("key"))
+            key = await self._given(asking, name, lease)
             await self._call("lease/keepalive", {"ID": lease})  # its time begins now
         except BaseException:
+            asking.cancel()
             self._revoke(lease)
             raise
         finally:
             keeping.cancel()
+        if not asking.done():
+            self._keep_asking(asking, key, seconds)
         return key
+
+    async def _given(self, asking: asyncio.Task[dict[str, Any]], name: bytes, lease: str) -> bytes:
+        """Return the lock's key when it is given, whether the server says so or not."""
+        key = name + b"/%x" % int(lease)
+        while not (await asyncio.wait((asking,), timeout=_LOOK_SECONDS))[0]:
+            with suppress(LockingError):  # the request fails as well
+                if await self._is_first(key, name):
+                    return key
+        return _decoded(asking.result().get("key"))
+
+    async def _is_first(self, key: bytes, name: bytes) -> bool:
+        """Whether nobody has to go before the one with this key."""
+        oldest = {"sort_target": "CREATE", "sort_order": "ASCEND", "limit": "1", "keys_only": True}
+        keys = {"key": _encoded(name + b"/"), "range_end": _encoded(name + b"0")}  # "/" is before
+        found = (await self._call("kv/range", keys | oldest)).get("kvs")
+        first = found[0] if isinstance(found, list) and found else None
+        return isinstance(first, dict) and first.get("key") == _encoded(key)
+
+    def _keep_asking(self, asking: asyncio.Task[dict[str, Any]], key: bytes, seconds: int) -> None:
+        """Let a request go on until its lock ends, by ``unlock`` or after its time."""
+        timer = asyncio.get_running_loop().call_later(seconds, asking.cancel)
+
+        def end(_: asyncio.Task[dict[str, Any]]) -> None:
+            timer.cancel()
+            del self._unanswered[key]
+
+        self._unanswered[key] = asking
+        asking.add_done_callback(end)
 
     async def unlock(self, key: bytes) -> None:
         if len(key) > 2 * _MAX_NAME_BYTES or _KEY.fullmatch(key) is None:
@@ -97,19 +137,23 @@ class Backend(LockingBackend):
             },
             failure=LockReleaseError,
         )
+        if (asking := self._unanswered.get(key)) is not None:
+            asking.cancel()
         if not answer.get("succeeded"):
             raise InvalidLockError("there is no such lock, or not any more")
 
     async def close(self) -> None:
         if self._revoking:
             await asyncio.wait(self._revoking, timeout=_CALL_SECONDS)
+        for asking in list(self._unanswered.values()):
+            asking.cancel()
         if self._session is not None:
             await self._session.close()
 
     async def _grant(self, seconds: int) -> str:
         answer = await self._call("lease/grant", {"TTL": str(seconds)})
         lease = answer.get("ID")
-        if not isinstance(lease, str):
+        if not isinstance(lease, str) or not lease.isdecimal() or len(lease) > 20:
             raise LockProtocolError("the server grants no lease")
         return lease
 
@@ -197,6 +241,12 @@ def _new_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
+
+
+def _see(asked: asyncio.Task[dict[str, Any]]) -> None:
+    """Its error is not for the log: whoever needs the answer has the error, too."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
