@@ -72,7 +72,7 @@ KINDS = [
 def test_requests_leave_nothing(node: Node, image_of: Callable[..., str]) -> None:
     app = node.run(image_of(node, FILES), env={"WWS_HTTP_WORKERS": "1"})
     host, port = app.address
-    made, sizes = 0, []
+    made, sizes, descriptors = 0, [], []
     most = open_files(app.pid) + 1  # with the first guest, /dev/null
     for _ in range(STEPS + 1):  # the first fills pools and buffers
         began = time.monotonic()
@@ -82,11 +82,13 @@ def test_requests_leave_nothing(node: Node, image_of: Callable[..., str]) -> Non
         assert pss is not None
         sizes.append(int(pss[1]) * 1024)
         seconds = time.monotonic() - began
-        print(f"{made} requests, {seconds:.0f} s: {sizes[-1] / 1e6:.1f} MB")
         # It reads the end of the last clients' connections in a moment.
         eventually(lambda: open_files(app.pid) <= most, f"{most} descriptors are open")
+        descriptors.append(open_files(app.pid))
+        print(f"{made} requests, {seconds:.0f} s: {sizes[-1] / 1e6:.1f} MB, {descriptors[-1]} open")
     assert app.stop() == 0
     assert made >= REQUESTS
+    assert len(set(descriptors)) == 1
     assert sizes[-1] <= sizes[0] + MORE_BYTES
 
 
