@@ -38,6 +38,7 @@ from containerd_shimkit.mqtt.packets import (
     Login,
     Qos,
 )
+from containerd_shimkit.tasks import take_exception
 from containerd_shimkit.tls import TlsConfigError
 
 MAX_HANDLES: Final = 256
@@ -164,7 +165,7 @@ class MqttHost:
             self._make_room()
             task = asyncio.create_task(self._open_connection(target))
             self._opening[target] = task
-            task.add_done_callback(_take_exception)
+            task.add_done_callback(take_exception)
         # One who gives up does not end what others wait for. ``shield`` would log what becomes of
         # it then, with a traceback.
         await asyncio.wait((task,))
@@ -269,12 +270,6 @@ class MqttSession:
     def drop(self, handle: int) -> None:
         """Forget a handle, if there is one."""
         self._targets.pop(handle, None)
-
-
-def _take_exception(task: asyncio.Task[MqttConnection]) -> None:
-    """Whoever waited may have given up: asyncio would complain that nobody wants to know."""
-    if not task.cancelled():
-        task.exception()
 
 
 def parse_target(address: str, username: str, password: str, keep_alive_seconds: int) -> Target:

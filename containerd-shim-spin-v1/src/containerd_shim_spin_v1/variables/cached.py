@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from containerd_shim_spin_v1.variables.values import Provider
+from containerd_shimkit.tasks import take_exception
 
 SECONDS: Final = 10.0
 """How old a value may be. A component may ask at every request, a server takes milliseconds."""
@@ -32,7 +33,7 @@ class CachedProvider:
         task = self._asking.get(name)
         if task is None:
             task = self._asking[name] = asyncio.create_task(self._ask(name))
-            task.add_done_callback(_take_exception)
+            task.add_done_callback(take_exception)
         # One who gives up does not take the answer from the others. ``shield`` would log what
         # becomes of it then, with a traceback.
         await asyncio.wait((task,))
@@ -53,9 +54,3 @@ class CachedProvider:
             del self._asking[name]
         self._known[name] = (asyncio.get_running_loop().time() + self._seconds, value)
         return value
-
-
-def _take_exception(task: asyncio.Task[str | None]) -> None:
-    """Whoever waited may have given up: asyncio would complain that nobody wants to know."""
-    if not task.cancelled():
-        task.exception()

@@ -37,6 +37,7 @@ from containerd_shim_slight_v1.capabilities.distributed_locking.base import (
     LockProtocolError,
     LockReleaseError,
 )
+from containerd_shimkit.tasks import take_exception
 from containerd_shimkit.tls import TlsConfigError
 
 _DEFAULT_SECONDS: Final = 60
@@ -76,7 +77,7 @@ class Backend(LockingBackend):
         keeping = asyncio.create_task(self._keep_alive(lease, seconds))
         call = self._call("lock/lock", {"name": _encoded(name), "lease": lease}, None)
         asking = asyncio.create_task(call)
-        asking.add_done_callback(_see)
+        asking.add_done_callback(take_exception)
         try:
             key = await self._given(asking, name, lease)
             await self._call("lease/keepalive", {"ID": lease})  # its time begins now
@@ -145,8 +146,10 @@ class Backend(LockingBackend):
     async def close(self) -> None:
         if self._revoking:
             await asyncio.wait(self._revoking, timeout=_CALL_SECONDS)
-        for asking in list(self._unanswered.values()):
+        unanswered = list(self._unanswered.values())
+        for asking in unanswered:
             asking.cancel()
+        await asyncio.gather(*unanswered, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -241,12 +244,6 @@ def _new_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
-
-
-def _see(asked: asyncio.Task[dict[str, Any]]) -> None:
-    """Its error is not for the log: whoever needs the answer has the error, too."""
-    if not asked.cancelled():
-        asked.exception()
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
